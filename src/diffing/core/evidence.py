@@ -1,0 +1,138 @@
+"""Evidence: what any method found, in one shape.
+
+Report, comparison, agents and benchmark read this and nothing method-specific.
+Lists are ranked, best first, and hold at most `LIMIT` items; unknown numbers are None, never 0.
+`claimed` is None while a method is not calibrated against a null. Spans are Python character
+offsets into `text`, end exclusive.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffing.core.errors import UserError
+from diffing.core.files import read_json, write_json
+
+SCHEMA = 1
+LIMIT = 200
+
+
+@dataclass(frozen=True)
+class TokenEvidence:
+    """A vocabulary token (or several merged ones) and how strongly it stands out."""
+
+    token: str
+    token_ids: tuple[int, ...]
+    score: float
+    stderr: float | None = None
+    null_score: float | None = None
+    claimed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A highlighted stretch of an example: characters `start` to `end` (exclusive) and its value."""
+
+    start: int
+    end: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class ExampleEvidence:
+    """A text in which the models differ, with highlighted spans."""
+
+    text: str
+    score: float
+    spans: tuple[Span, ...] = ()
+    dataset: str | None = None
+    claimed: bool | None = None
+
+
+@dataclass(frozen=True)
+class TextEvidence:
+    """A generated text or a statement in words."""
+
+    text: str
+    score: float | None = None
+    prompt: str | None = None
+    source: str | None = None
+    claimed: bool | None = None
+
+
+@dataclass(frozen=True)
+class ScalarEvidence:
+    """A headline number with its 95 % interval and its value under a null."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    null: float | None = None
+    unit: str = ""
+    claimed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a method found."""
+
+    tokens: tuple[TokenEvidence, ...] = ()
+    examples: tuple[ExampleEvidence, ...] = ()
+    texts: tuple[TextEvidence, ...] = ()
+    scalars: tuple[ScalarEvidence, ...] = field(default=())
+
+
+def to_json(evidence: Evidence) -> dict[str, Any]:
+    """The form of `evidence.json`; NaN and infinities become null, spans become [start, end, value]."""
+    lists = {f.name: getattr(evidence, f.name)[:LIMIT] for f in dataclasses.fields(evidence)}
+    return {"schema": SCHEMA, **{k: [_item(i) for i in items] for k, items in lists.items()}}
+
+
+def _item(item: Any) -> dict[str, Any]:
+    out = {f.name: _number(getattr(item, f.name)) for f in dataclasses.fields(item)}
+    if isinstance(item, TokenEvidence):
+        out["token_ids"] = list(item.token_ids)
+    if isinstance(item, ExampleEvidence):
+        out["spans"] = [[s.start, s.end, _number(s.value)] for s in item.spans]
+    return out
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_evidence(path: Path, evidence: Evidence) -> None:
+    """Write `evidence.json`."""
+    write_json(path, to_json(evidence))
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Read `evidence.json`.
+
+    Raises:
+        UserError: The file is missing, corrupt, or of a newer schema.
+    """
+    raw = read_json(path, "run again with overwrite=true")
+    if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+        raise UserError(f"{path} is corrupt (no schema number); run again with overwrite=true.")
+    if raw["schema"] > SCHEMA:
+        raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {SCHEMA}; update diffing.")
+    try:
+        return Evidence(
+            tokens=_items(TokenEvidence, [{**t, "token_ids": tuple(t["token_ids"])} for t in raw["tokens"]]),
+            examples=_items(ExampleEvidence, [{**e, "spans": tuple(Span(*s) for s in e["spans"])} for e in raw["examples"]]),
+            texts=_items(TextEvidence, raw["texts"]),
+            scalars=_items(ScalarEvidence, raw["scalars"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is corrupt ({error}); run again with overwrite=true.") from None
+
+
+ItemT = TypeVar("ItemT")
+
+
+def _items(cls: type[ItemT], raw: list[dict[str, Any]]) -> tuple[ItemT, ...]:
+    return tuple(cls(**r) for r in raw)

@@ -1,0 +1,92 @@
+"""Whole files or none: atomic writing, sizes, and sentences for what a disk can refuse."""
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffing.core.errors import UserError
+
+
+@contextmanager
+def disk_errors(folder: Path, remedy: str) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into a `UserError`.
+
+    Args:
+        folder: The folder being written, named in the message.
+        remedy: The option or action that helps, e.g. "set infrastructure.storage.base_dir=DIR".
+    """
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EACCES: "writing there is not permitted",
+            errno.EPERM: "writing there is not permitted",
+            errno.EROFS: "the file system is read-only",
+            errno.ENOTDIR: "a part of the path is a file, not a folder",
+            errno.EEXIST: "a file of that name is in the way",
+            errno.EFBIG: "a file grew past the allowed size",
+        }
+        if error.errno not in reasons:
+            raise
+        raise UserError(f"Cannot write to {folder}: {reasons[error.errno]}; {remedy}.") from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and renamed over `path`, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: The file is missing, unreadable or not JSON; `remedy` says what to do.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {remedy}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is corrupt ({error}); {remedy}.") from None
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of one file, read in chunks."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Folder for what is fetched or converted once: DIFFING_CACHE, else XDG_CACHE_HOME/diffing, else ~/.cache/diffing."""
+    if explicit := os.environ.get("DIFFING_CACHE"):
+        return Path(explicit).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "diffing"

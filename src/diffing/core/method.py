@@ -1,0 +1,110 @@
+"""The contract of a method, and how methods are found.
+
+A method is a folder `methods/<name>/` whose package exposes `METHOD`, or an entry point in the
+group `diffing.methods`. Choosing one imports no other.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from diffing.core.blocks import Section
+from diffing.core.config import Strict
+from diffing.core.errors import UserError
+from diffing.core.evidence import Evidence, ScalarEvidence
+from diffing.core.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffing.core.result import Result
+
+ENTRY_POINT_GROUP = "diffing.methods"
+PLANNED = (
+    "normdiff",
+    "pca",
+    "sae_difference",
+    "crosscoder",
+    "activation_difference_lens",
+    "diff_mining",
+    "logit_amplification",
+    "perplexity_diff",
+    "weight_spectrum",
+    "weight_amplification",
+    "model_patching",
+    "activation_oracle",
+)
+
+
+class MethodConfig(Strict):
+    """Base of every method's options."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class MethodOutput:
+    """What a method computed; the pipeline writes it to the run folder."""
+
+    tables: Mapping[str, pa.Table]
+    evidence: Evidence
+    summary: tuple[ScalarEvidence, ...]
+    tensors: Mapping[str, "Tensor"] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method: options, computation, and rendering of what was computed.
+
+    Args:
+        name: Folder name, and the name on the command line.
+        title: Name for people.
+        summary: One sentence.
+        config: Class of its options.
+        run: `(config, context) -> MethodOutput`; computes, never plots.
+        figures: `(result) -> {name: plotly figure}`; reads tables, never computes.
+        section: `(result) -> Section` for the report and the dashboard.
+        headline: `(result) -> Section` printed in the terminal at the end of a run; tables and paragraphs only.
+        needs: `(config) -> layers` whose activations must be harvested before it can run.
+    """
+
+    name: str
+    title: str
+    summary: str
+    config: type[MethodConfig]
+    run: Callable[[Any, Any], MethodOutput]
+    figures: Callable[["Result"], dict[str, Any]]
+    section: Callable[["Result"], Section]
+    headline: Callable[["Result"], Section]
+    needs: Callable[[Any], tuple[int | float | str, ...]] = lambda config: ()
+
+
+def method_names() -> list[str]:
+    """Names of all installed methods, built in and from entry points."""
+    package = Path(__file__).parents[1] / "methods"
+    built_in = {p.parent.name for p in package.glob("*/__init__.py")}
+    return sorted(built_in | {e.name for e in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def load_method(name: str) -> MethodSpec:
+    """Import one method.
+
+    Raises:
+        UserError: There is no such method, or it is planned and not built yet.
+    """
+    names = method_names()
+    if name not in names:
+        if name in PLANNED:
+            raise UserError(f"Method {name} is not built yet; what works now: diffing/method={','.join(names)}.")
+        raise UserError(f"There is no method {name!r}: {did_you_mean(name, names)}")
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name == name:
+            return entry.load()
+    return importlib.import_module(f"diffing.methods.{name}").METHOD

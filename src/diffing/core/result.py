@@ -1,0 +1,147 @@
+"""Finished results: opening one, and finding them below an output folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from diffing.core.errors import UserError
+from diffing.core.evidence import Evidence, read_evidence
+from diffing.core.files import read_json, sha256
+from diffing.core.runs import SCHEMA
+from diffing.core.tables import read_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_REMEDY = "run again with overwrite=true"
+_REQUIRED = ("schema", "method", "config", "pair", "data", "seed", "created")
+
+
+class Result:
+    """A finished run, read lazily from its folder.
+
+    Args:
+        folder: A run folder that holds a `manifest.json`.
+        manifest: Given while a run is being written, whose manifest comes last; else read from the folder.
+
+    Raises:
+        UserError: There is no manifest, it is corrupt, or it has a newer schema version.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        self.manifest: dict[str, Any] = manifest or _read_manifest(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Result({self.method}, {str(self.folder)!r})"
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.manifest["method"]
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """Headline scalars: name, value, low, high, null, unit, claimed."""
+        return read_json(self.folder / "summary.json", _REMEDY)["scalars"]
+
+    def evidence(self) -> Evidence:
+        """What was found, in the shape shared by all methods."""
+        return read_evidence(self.folder / "evidence.json")
+
+    def tables(self) -> list[str]:
+        """Names of the tables."""
+        return sorted(p.stem for p in (self.folder / "tables").glob("*.parquet"))
+
+    def table(self, name: str) -> pa.Table:
+        """One table.
+
+        Raises:
+            UserError: The result has no such table, or its file is damaged.
+        """
+        if name not in self.tables():
+            raise UserError(f"Result {self.folder} has no table {name!r}; it has {', '.join(self.tables())}.")
+        path = self.folder / "tables" / f"{name}.parquet"
+        expected = self.manifest.get("files", {}).get(f"tables/{name}.parquet")
+        if expected and sha256(path) != expected:
+            raise UserError(f"Table {path} is corrupt (its bytes are not those that were written); {_REMEDY}.")
+        return read_table(path)
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """All saved tensors by name; empty when the method saved none."""
+        path = self.folder / "tensors" / "tensors.safetensors"
+        if not path.exists():
+            return {}
+        from safetensors.torch import load_file
+
+        return load_file(path)
+
+    def figures(self) -> dict[str, Any]:
+        """Plotly figures by name."""
+        from plotly.io import from_json
+
+        paths = sorted((self.folder / "figures").glob("*.json"))
+        return {p.stem: from_json(p.read_text(encoding="utf-8")) for p in paths}
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    manifest = read_json(path, "the run is not finished, or this is no result folder" if not path.exists() else _REMEDY)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
+        raise UserError(f"{path} is corrupt (no schema number); {_REMEDY}.")
+    if manifest["schema"] > SCHEMA:
+        raise UserError(f"{path} has schema {manifest['schema']}, this version reads up to {SCHEMA}; update diffing.")
+    if missing := [k for k in _REQUIRED if k not in manifest]:
+        raise UserError(f"{path} is corrupt (it lacks {', '.join(missing)}); {_REMEDY}.")
+    return manifest
+
+
+class Results:
+    """The finished results below an output folder.
+
+    Args:
+        base_dir: Output folder (`infrastructure.storage.base_dir`), or any folder that holds results.
+
+    Raises:
+        UserError: The folder does not exist.
+    """
+
+    def __init__(self, base_dir: str | Path) -> None:
+        self.base_dir = Path(base_dir).expanduser()
+        if not self.base_dir.is_dir():
+            raise UserError(f"There is no output folder {self.base_dir}; `python main.py` makes ./outputs.")
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.find())
+
+    def __len__(self) -> int:
+        return len(self.find())
+
+    def find(
+        self, method: str | None = None, model: str | None = None, organism: str | None = None, variant: str | None = None
+    ) -> list[Result]:
+        """Readable results that match, newest first; damaged ones are left out (see `broken`)."""
+        wanted = {"model": model, "organism": organism, "variant": variant}
+        hits = [r for r in self._readable() if method is None or r.method == method]
+        hits = [r for r in hits if all(v is None or r.manifest["pair"].get(k) == v for k, v in wanted.items())]
+        return sorted(hits, key=lambda r: (r.manifest["created"], str(r.folder)), reverse=True)
+
+    def broken(self) -> list[str]:
+        """One sentence for each manifest that cannot be read."""
+        return [outcome for outcome in map(_try_open, self._folders()) if isinstance(outcome, str)]
+
+    def _readable(self) -> list[Result]:
+        return [outcome for outcome in map(_try_open, self._folders()) if isinstance(outcome, Result)]
+
+    def _folders(self) -> list[Path]:
+        root = self.base_dir / "results"
+        return sorted(p.parent for p in (root if root.is_dir() else self.base_dir).rglob("manifest.json"))
+
+
+def _try_open(folder: Path) -> "Result | str":
+    try:
+        return Result(folder)
+    except UserError as error:
+        return str(error)

@@ -1,0 +1,139 @@
+"""Run folders: where a run lives, its state while it runs, its manifest when it is whole.
+
+`manifest.json` is written last; a folder without one is not a result. `state.json` says meanwhile
+whether the run is going on, failed, or was cut off.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diffing.core.errors import UserError
+from diffing.core.files import read_json, write_json
+
+SCHEMA = 1
+HEARTBEAT_SECONDS = 15.0
+STALE_SECONDS = 60.0
+Status = Literal["done", "running", "failed", "interrupted", "none"]
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Where a run belongs: `results/<model>/<organism>[+<variant>]/<method>/<fingerprint>/`."""
+
+    model: str
+    organism: str
+    variant: str
+    method: str
+    fingerprint: str
+
+    def folder(self, base_dir: Path) -> Path:
+        """The run's folder below `base_dir`."""
+        organism = self.organism if self.variant == "default" else f"{self.organism}+{self.variant}"
+        parts = [_safe(p) for p in (self.model, organism, self.method, self.fingerprint)]
+        return base_dir.joinpath("results", *parts)
+
+
+def _safe(name: str) -> str:
+    kept = "".join(c if c.isalnum() or c in "._+-" else "_" for c in name).strip(".")
+    return kept[:120] or "_"
+
+
+class RunState:
+    """Keeps `state.json` of a run folder fresh while the run goes on.
+
+    A context manager: entering claims the folder, leaving on an exception records why.
+
+    Raises:
+        UserError: Another live process is working in the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "state.json"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._started = time.time()
+
+    def __enter__(self) -> "RunState":
+        if (status := run_status(self.path.parent)[0]) == "running":
+            owner = read_json(self.path, "delete it")
+            if not (owner.get("pid") == os.getpid() and owner.get("host") == socket.gethostname()):
+                raise UserError(
+                    f"Another process (pid {owner.get('pid')}) is at work in {self.path.parent}; "
+                    "wait for it, or stop it and run again."
+                )
+        assert status != "done" or not (self.path.parent / "manifest.json").exists()
+        self._write("running", None)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if error is None:
+            self.path.unlink(missing_ok=True)
+        else:
+            interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+            reason = "stopped by the user" if interrupted else " ".join(str(error).split())[:500] or kind.__name__
+            try:
+                self._write("interrupted" if interrupted else "failed", reason)
+            except OSError:
+                pass
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                self._write("running", None)
+            except OSError:
+                continue
+
+    def _write(self, status: str, reason: str | None) -> None:
+        write_json(
+            self.path,
+            {
+                "schema": SCHEMA,
+                "status": status,
+                "reason": reason,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "started": self._started,
+                "heartbeat": time.time(),
+            },
+        )
+
+
+def run_status(folder: Path) -> tuple[Status, str | None]:
+    """What state a run folder is in, and the reason of a failure.
+
+    A run whose heartbeat is older than 60 s, or whose process on this host is gone, was interrupted.
+    """
+    if (folder / "manifest.json").exists():
+        return "done", None
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "none", None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return "interrupted", "its state file is not whole"
+    if state.get("status") != "running":
+        return state.get("status", "interrupted"), state.get("reason")
+    if time.time() - state.get("heartbeat", 0) > STALE_SECONDS or not _alive(state):
+        return "interrupted", "it stopped without a word"
+    return "running", None
+
+
+def _alive(state: dict[str, Any]) -> bool:
+    if state.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(int(state["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, KeyError, ValueError, TypeError):
+        return True
+    return True
