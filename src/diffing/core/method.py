@@ -11,8 +11,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from diffing.core.blocks import Section
 from diffing.core.config import Strict
 from diffing.core.errors import UserError
@@ -20,6 +18,7 @@ from diffing.core.evidence import Evidence, ScalarEvidence
 from diffing.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from diffing.core.result import Result
@@ -51,7 +50,7 @@ class MethodConfig(Strict):
 class MethodOutput:
     """What a method computed; the pipeline writes it to the run folder."""
 
-    tables: Mapping[str, pa.Table]
+    tables: Mapping[str, "pa.Table"]
     evidence: Evidence
     summary: tuple[ScalarEvidence, ...]
     tensors: Mapping[str, "Tensor"] = field(default_factory=dict)

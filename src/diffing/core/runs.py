@@ -4,6 +4,7 @@
 whether the run is going on, failed, or was cut off.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -12,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from diffing.core.errors import UserError
 from diffing.core.files import read_json, write_json
@@ -58,39 +61,37 @@ class RunState:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._started = time.time()
+        self._lock = FileLock(folder / ".lock", timeout=0)
 
     def __enter__(self) -> "RunState":
-        if (status := run_status(self.path.parent)[0]) == "running":
-            owner = read_json(self.path, "delete it")
-            if not (owner.get("pid") == os.getpid() and owner.get("host") == socket.gethostname()):
-                raise UserError(
-                    f"Another process (pid {owner.get('pid')}) is at work in {self.path.parent}; "
-                    "wait for it, or stop it and run again."
-                )
-        assert status != "done" or not (self.path.parent / "manifest.json").exists()
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(f"Another process is at work in {self.path.parent}; wait for it, or stop it and run again.") from None
         self._write("running", None)
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stop.set()
         self._thread.join()
+        with contextlib.suppress(OSError):
+            self._close(error)
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _close(self, error: BaseException | None) -> None:
         if error is None:
             self.path.unlink(missing_ok=True)
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self._write("interrupted", "stopped by the user")
         else:
-            interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-            reason = "stopped by the user" if interrupted else " ".join(str(error).split())[:500] or kind.__name__
-            try:
-                self._write("interrupted" if interrupted else "failed", reason)
-            except OSError:
-                pass
+            self._write("failed", " ".join(str(error).split())[:500] or type(error).__name__)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            try:
+            with contextlib.suppress(OSError):
                 self._write("running", None)
-            except OSError:
-                continue
 
     def _write(self, status: str, reason: str | None) -> None:
         write_json(

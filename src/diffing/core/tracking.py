@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from diffing.core.errors import UserError
 
 
+@runtime_checkable
 class Log(Protocol):
     """Receives named numbers."""
 

@@ -1,0 +1,18 @@
+"""Per-token divergence between the two models' next-token distributions."""
+
+from diffing.core.method import MethodSpec
+from diffing.methods.kl.config import KLConfig
+from diffing.methods.kl.figures import figures
+from diffing.methods.kl.run import run
+from diffing.methods.kl.section import headline, section
+
+METHOD = MethodSpec(
+    name="kl",
+    title="Per-token KL divergence",
+    summary="How far the finetuned model's next-token distribution moved from the base model's, at every token.",
+    config=KLConfig,
+    run=run,
+    figures=figures,
+    section=section,
+    headline=headline,
+)

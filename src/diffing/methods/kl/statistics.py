@@ -1,0 +1,113 @@
+"""Statistics per dataset, position, role and document."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from diffing.analysis.bootstrap import ratio_interval
+from diffing.core.seeds import generator
+from diffing.core.tables import table_of
+from diffing.data.tokens import ROLES
+from diffing.methods.kl.gather import Gathered
+from diffing.methods.kl.results import DatasetRow, PositionRow, RoleRow, SequenceRow
+
+METRICS = ("kl", "reverse_kl", "js", "delta_nll", "entropy_base", "entropy_ft", "top1_agree")
+_PERCENTILES = (50, 5, 25, 75, 95, 99)
+_POSITION_RESAMPLES = 200
+
+
+def metrics_of(data: Gathered) -> tuple[str, ...]:
+    """The metrics reported: those of `METRICS`, and the mass cut where vocabularies differ."""
+    is_cut = bool(np.any(data.columns["mass_cut_ft"]) or np.any(data.columns["mass_cut_base"]))
+    return (*METRICS, "mass_cut_base", "mass_cut_ft") if is_cut else METRICS
+
+
+def dataset_table(data: Gathered, seed: int, null: Mapping[str, float]) -> pa.Table:
+    """Mean with interval, spread and percentiles of each metric on each dataset."""
+    rows = [
+        _dataset_row(data, i, name, metric, seed, null)
+        for i, name in enumerate(data.corpus.datasets)
+        for metric in metrics_of(data)
+    ]
+    return table_of(DatasetRow, [r for r in rows if r is not None])
+
+
+def _dataset_row(
+    data: Gathered, index: int, name: str, metric: str, seed: int, null: Mapping[str, float]
+) -> DatasetRow | None:
+    mask = data.kept_N & (data.dataset_N == index)
+    values = data.values(metric)[mask]
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    sums, counts = data.sequence_sums(metric, mask)
+    interval = ratio_interval(sums, counts, generator(seed, "kl", name, metric))
+    median, p5, p25, p75, p95, p99 = (float(p) for p in np.percentile(values, _PERCENTILES))
+    return DatasetRow(
+        name, metric, int((counts > 0).sum()), len(values), interval.value, interval.low, interval.high,
+        float(values.std(ddof=1)) if len(values) > 1 else None, median, p5, p25, p75, p95, p99,
+        float(values.max()), null.get(metric),
+    )  # fmt: skip
+
+
+def position_table(data: Gathered, seed: int, max_positions: int) -> pa.Table:
+    """Mean KL and ΔNLL by input position; every position counts here, a leading BOS too."""
+    rows = []
+    for index, name in enumerate(data.corpus.datasets):
+        in_set = data.dataset_N == index
+        for position in range(min(max_positions, int(data.position_N[in_set].max(initial=-1)) + 1)):
+            here = in_set & (data.position_N == position)
+            rows.append(_position_row(data, here, name, position, seed))
+    return table_of(PositionRow, rows)
+
+
+def _position_row(data: Gathered, here: np.ndarray, name: str, position: int, seed: int) -> PositionRow:
+    kl = data.values("kl")[here]
+    rng = generator(seed, "kl", "position", name, position)
+    interval = ratio_interval(kl, np.ones(len(kl)), rng, _POSITION_RESAMPLES)
+    return PositionRow(name, position, len(kl), interval.value, interval.low, interval.high, _mean(data, here))
+
+
+def _mean(data: Gathered, mask_N: np.ndarray, metric: str = "delta_nll") -> float | None:
+    values = data.values(metric)[mask_N]
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def role_table(data: Gathered, seed: int) -> pa.Table:
+    """Mean KL by chat role, template tokens apart; roles are those of the input token."""
+    is_template_N = np.concatenate([data.corpus.sequences[i].is_template for i in np.unique(data.sequence_N)])
+    rows = []
+    for index, name in enumerate(data.corpus.datasets):
+        for code, role in enumerate(ROLES):
+            for is_template in (False, True):
+                mask = data.kept_N & (data.dataset_N == index) & (data.role_N == code) & (is_template_N == is_template)
+                if mask.any():
+                    sums, counts = data.sequence_sums("kl", mask)
+                    interval = ratio_interval(sums, counts, generator(seed, "kl", "role", name, role, is_template))
+                    rows.append(
+                        RoleRow(
+                            name, role, is_template, int(mask.sum()), interval.value, interval.low, interval.high,
+                            _mean(data, mask),
+                        )
+                    )  # fmt: skip
+    return table_of(RoleRow, rows)
+
+
+def sequence_table(data: Gathered) -> pa.Table:
+    """One row per document: means over its kept tokens."""
+    by_metric = {m: data.sequence_sums(m, data.kept_N) for m in ("kl", "reverse_kl", "js", "delta_nll", "top1_agree")}
+    peak = np.full(len(data.corpus.sequences), -np.inf)
+    np.maximum.at(peak, data.sequence_N[data.kept_N], data.values("kl")[data.kept_N])
+    rows = []
+    for i in np.unique(data.sequence_N[data.kept_N]):
+        mean = {m: (s[i] / c[i] if c[i] else None) for m, (s, c) in by_metric.items()}
+        sequence = data.corpus.sequences[i]
+        rows.append(
+            SequenceRow(
+                sequence.dataset, sequence.index, int(by_metric["kl"][1][i]), mean["kl"], float(peak[i]),
+                mean["reverse_kl"], mean["js"], mean["delta_nll"], mean["top1_agree"],
+            )
+        )  # fmt: skip
+    return table_of(SequenceRow, rows)

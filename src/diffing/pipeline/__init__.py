@@ -1,0 +1,1 @@
+"""What happens when a run is asked for: plan, compute, write, report."""

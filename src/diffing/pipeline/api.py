@@ -1,0 +1,162 @@
+"""The Python API: load a pair, run a method, open results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffing.core.config import parse
+from diffing.core.errors import UserError
+from diffing.core.files import disk_errors
+from diffing.core.method import load_method
+from diffing.core.result import Result, Results
+from diffing.core.settings import RunConfig
+from diffing.core.specs import DataConfig, ModelSpec, OrganismSpec, PairSpec, VariantSpec, is_local
+from diffing.core.suggest import did_you_mean
+from diffing.data.documents import documents_from_texts
+from diffing.data.tokens import Corpus, tokenize_documents
+from diffing.models.pair import ModelPair
+from diffing.models.pair import load_pair as load_pair_from_spec
+from diffing.pipeline.catalogue import data_named, model_named, names, organism_named
+from diffing.pipeline.planning import Job, choose_variant, method_defaults, plan_corpus
+from diffing.pipeline.running import Session, run_job
+
+DEFAULT_MAX_LENGTH = 256
+
+
+def load_pair(
+    model: str,
+    adapter: str | None = None,
+    finetuned: str | None = None,
+    *,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    sharing: str = "auto",
+    null_pair: str = "none",
+    **model_options: Any,
+) -> ModelPair:
+    """Load a base model and its finetuned variant.
+
+    Args:
+        model: A configured name (`smollm2_135M`), a folder, a .gguf file, or a hub id.
+        adapter: An organism's name (`caps`), or a LoRA adapter's folder or hub id.
+        finetuned: A full finetune (or an adapter): folder or hub id.
+        variant: Variant of the organism.
+        subfolder: Subfolder of the adapter or finetuned model.
+        sharing: `auto`, `adapter`, `merged` or `separate`.
+        null_pair: `identical` or `dtype` compare the base with itself; then no finetuned model is named.
+        **model_options: Options of `ModelSpec`: dtype, revision, device_map, attn_implementation, chat_template, …
+
+    Raises:
+        UserError: A source cannot be had, does not fit, or changes nothing.
+    """
+    spec = model_named(model) or ModelSpec(name="custom", id=model)
+    spec = parse(ModelSpec, {**spec.model_dump(), **model_options}, "model")
+    named = adapter or finetuned
+    if (named is None) == (null_pair == "none"):
+        raise UserError("Name what to compare with: adapter=NAME_OR_ID or finetuned=ID, or a null_pair.")
+    organism, chosen, variant_name = ("custom", None, f"null-{null_pair}") if named is None else _chosen(spec, named, variant, subfolder)
+    values = {
+        "model": spec, "finetuned": chosen, "organism": organism, "variant": variant_name, "sharing": sharing,
+        "null_pair": null_pair,
+    }  # fmt: skip
+    return load_pair_from_spec(parse(PairSpec, values))
+
+
+def _chosen(model: ModelSpec, named: str, variant: str | None, subfolder: str | None) -> tuple[str, VariantSpec, str]:
+    organism = organism_named(named)
+    if organism is None:
+        if "/" not in named and not is_local(named):
+            raise UserError(f"There is no organism, folder or hub id {named!r}: {did_you_mean(named, names('organism'))}")
+        return "custom", VariantSpec(id=named, subfolder=subfolder), "default"
+    chosen, variant_name = choose_variant(organism, model, variant)
+    return organism.name, chosen, variant_name
+
+
+def run(
+    method: str,
+    pair: ModelPair,
+    data: str | Path | Sequence[str | Sequence[dict[str, str]]] = "embedded",
+    *,
+    max_length: int = DEFAULT_MAX_LENGTH,
+    max_tokens: int | None = None,
+    max_samples: int | None = None,
+    skip_template_tokens: bool = False,
+    seed: int = 0,
+    base_dir: str | Path = "./outputs",
+    overwrite: bool = False,
+    skip_first_tokens: int = 1,
+    batch_tokens: int = 2048,
+    **options: Any,
+) -> Result:
+    """Run one method on a loaded pair.
+
+    Args:
+        method: Name, such as `kl`.
+        pair: From `load_pair`.
+        data: Texts or chats (lists of {"role", "content"}), a path, or a data configuration ("embedded", "hub").
+        max_length: Tokens per document.
+        max_tokens: Tokens per dataset; with data="embedded" 10,000 unless given.
+        max_samples: Documents per dataset.
+        skip_template_tokens: Leave chat template tokens out of statistics.
+        seed: Seed of every draw.
+        base_dir: Output folder.
+        overwrite: Compute again what is finished.
+        skip_first_tokens: Leading positions that norm-scaled statistics leave out.
+        batch_tokens: Padded tokens per batch.
+        **options: The method's own options.
+
+    Returns:
+        The result; a finished one is found by its fingerprint and not computed again.
+
+    Raises:
+        UserError: An option, text or folder does not fit.
+    """
+    limits = {"max_length": max_length, "skip_template_tokens": skip_template_tokens}
+    limits |= {k: v for k, v in {"max_tokens": max_tokens, "max_samples": max_samples}.items() if v is not None}
+    spec = load_method(method)
+    chosen = method_defaults(spec, options)
+    config = parse(DataConfig, {**_data_config(data).model_dump(), **limits}, "data")
+    values = {
+        "model": pair.spec.model, "organism": OrganismSpec(name=pair.spec.organism), "data": config,
+        "diffing": {"method": chosen.model_dump()}, "infrastructure": {"storage": {"base_dir": str(base_dir)}},
+        "preprocessing": {"batch_tokens": batch_tokens}, "overwrite": overwrite, "seed": seed,
+        "null_pair": pair.spec.null_pair, "skip_first_tokens": skip_first_tokens,
+    }  # fmt: skip
+    settings = parse(RunConfig, values)
+    corpus = None if isinstance(data, (str, Path)) else _corpus_in_memory(data, settings, pair)
+    corpus_spec = plan_corpus(settings, _training(pair)) if corpus is None else _memory_spec(settings)
+    job = Job(settings, spec, chosen, pair.spec, corpus_spec)
+    with disk_errors(Path(base_dir), "set base_dir to a folder that can be written"):
+        return run_job(job, Path(base_dir).expanduser(), Session(), corpus, pair)
+
+
+def open_results(base_dir: str | Path = "./outputs") -> Results:
+    """The finished results below an output folder.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    return Results(base_dir)
+
+
+def _data_config(data: Any) -> DataConfig:
+    if isinstance(data, str) and data in names("data") and data != "custom":
+        return data_named(data)
+    path = str(data) if isinstance(data, (str, Path)) else "memory"
+    return DataConfig(name="custom", path=path, training=False)
+
+
+def _training(pair: ModelPair):
+    if pair.spec.finetuned and pair.spec.finetuned.training:
+        return pair.spec.finetuned.training
+    organism = organism_named(pair.spec.organism)
+    return organism.training if organism else None
+
+
+def _memory_spec(settings: RunConfig):
+    return plan_corpus(settings, None)
+
+
+def _corpus_in_memory(data: Sequence[Any], settings: RunConfig, pair: ModelPair) -> Corpus:
+    documents = documents_from_texts("custom", list(data))
+    return tokenize_documents({"custom": documents}, _memory_spec(settings), pair.tokenizer, pair.rules)

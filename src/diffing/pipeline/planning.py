@@ -1,0 +1,173 @@
+"""From settings to specs: which pair, which text, which method, and where the result belongs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffing.core.config import fingerprint, parse
+from diffing.core.errors import UserError
+from diffing.core.method import MethodConfig, MethodSpec, load_method, method_names
+from diffing.core.runs import SCHEMA, RunKey
+from diffing.core.settings import RunConfig
+from diffing.core.specs import CorpusSpec, DatasetSpec, ModelSpec, OrganismSpec, PairSpec, TrainingSpec, VariantSpec
+from diffing.core.suggest import did_you_mean
+
+QUICK = ("kl", "normdiff", "weight_spectrum")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one pair and text, fully decided.
+
+    Args:
+        settings: Everything that was asked for.
+        method: The method.
+        options: Its parsed options.
+        pair: The pair.
+        corpus: The text.
+    """
+
+    settings: RunConfig
+    method: MethodSpec
+    options: MethodConfig
+    pair: PairSpec
+    corpus: CorpusSpec
+
+    def key(self, pair_fingerprint: str, corpus_fingerprint: str) -> RunKey:
+        """The run's place, named by everything that determines its numbers."""
+        determined_by = {
+            "schema": SCHEMA,
+            "pair": pair_fingerprint,
+            "corpus": corpus_fingerprint,
+            "method": self.options.model_dump(mode="json"),
+            "seed": self.settings.seed,
+            "null_pair": self.settings.null_pair,
+            "skip_first_tokens": self.settings.skip_first_tokens,
+            "skip_template_tokens": self.corpus.skip_template_tokens,
+            "batch_tokens": self.settings.preprocessing.batch_tokens,
+        }
+        return RunKey(
+            model_label(self.pair.model), organism_label(self.pair), self.pair.variant, self.method.name,
+            fingerprint(determined_by),
+        )  # fmt: skip
+
+
+def plan_jobs(settings: RunConfig) -> list[Job]:
+    """One job per chosen method.
+
+    Raises:
+        UserError: An option, method, variant or source name does not fit.
+    """
+    pair, training = plan_pair_spec(settings)
+    corpus = plan_corpus(settings, training)
+    jobs = []
+    for name in chosen_methods(settings):
+        method = load_method(name)
+        given = settings.diffing.method if settings.diffing.method["name"] == name else {"name": name}
+        jobs.append(Job(settings, method, parse(method.config, dict(given), "diffing.method"), pair, corpus))
+    return jobs
+
+
+def chosen_methods(settings: RunConfig) -> list[str]:
+    """Names of the methods to run: `pipeline.methods`, else the one under `diffing/method`."""
+    chosen: list[str] = []
+    for name in settings.pipeline.methods or (settings.diffing.method["name"],):
+        if name == "all":
+            chosen += method_names()
+        elif name == "quick":
+            chosen += [m for m in QUICK if m in method_names()]
+        else:
+            chosen.append(name)
+    return list(dict.fromkeys(chosen))
+
+
+def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
+    """The pair, and the training set of its organism."""
+    model, organism = settings.model, settings.organism
+    if model.id is None:
+        raise UserError(f"Model {model.name} has no source; set model.id=DIR_OR_ID (a folder, a .gguf file or a hub id).")
+    null = settings.null_pair
+    variant, name = (None, f"null-{null}") if null != "none" else choose_variant(organism, model, settings.organism_variant)
+    pair = PairSpec(
+        model=model,
+        finetuned=variant,
+        organism=organism.name,
+        variant=name,
+        sharing=settings.pair.sharing,
+        allow_rounding=settings.pair.allow_rounding,
+        null_pair=null,
+    )
+    return pair, (variant.training if variant and variant.training else organism.training)
+
+
+def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None) -> tuple[VariantSpec, str]:
+    """The finetuned model an organism has for this base.
+
+    Raises:
+        UserError: There is none, or the variant has to be named.
+    """
+    if organism.finetuned:
+        if wanted not in (None, "default"):
+            raise UserError(f"organism_variant={wanted} and organism.finetuned both name the finetuned model; drop one.")
+        return VariantSpec(id=organism.finetuned, subfolder=organism.subfolder, revision=organism.revision), "default"
+    variants = organism.models.get(model.name)
+    if variants is None:
+        known = ", ".join(organism.models) or "none"
+        raise UserError(
+            f"Organism {organism.name} has no finetuned model for {model.name} (it has: {known}); "
+            "choose one of these, or name your own with organism.finetuned=DIR_OR_ID."
+        )
+    name = wanted or "default"
+    if name not in variants:
+        problem = f"has no variant {wanted!r}" if wanted else "has no default variant"
+        remedy = did_you_mean(wanted, variants) if wanted else f"choose from {', '.join(variants)}"
+        raise UserError(f"Organism {organism.name} on {model.name} {problem}; organism_variant=NAME: {remedy.rstrip('.')}.")
+    return variants[name], name
+
+
+def plan_corpus(settings: RunConfig, training: TrainingSpec | None) -> CorpusSpec:
+    """The datasets and limits of a run.
+
+    Raises:
+        UserError: No dataset is left.
+    """
+    data = settings.data
+    sets = list(data.datasets)
+    if data.path is not None:
+        columns = {"text_column": data.text_column, "messages_column": data.messages_column}
+        sets.append(DatasetSpec(name="custom", id=data.path, **columns))
+    if data.training and training is not None:
+        sets.append(DatasetSpec(name="training", **training.model_dump()))
+    if not sets:
+        raise UserError("No text to read: set data.path=FILE, or choose data=embedded or data=hub.")
+    return CorpusSpec(
+        datasets=tuple(sets),
+        max_samples=data.max_samples,
+        max_length=data.max_length,
+        max_tokens=data.max_tokens,
+        skip_template_tokens=data.skip_template_tokens,
+        seed=settings.seed,
+    )
+
+
+def model_label(model: ModelSpec) -> str:
+    """Folder name of a base model: its configured name, or the last part of a custom id."""
+    return model.name if model.name != "custom" else _last_part(model.id or "custom")
+
+
+def organism_label(pair: PairSpec) -> str:
+    """Folder name of an organism: its configured name, or the last part of a custom id."""
+    if pair.organism != "custom" or pair.finetuned is None:
+        return pair.organism
+    return _last_part("/".join(filter(None, (pair.finetuned.id, pair.finetuned.subfolder))))
+
+
+def _last_part(source_id: str) -> str:
+    path = Path(source_id).expanduser()
+    return (path.resolve() if path.exists() else path).name or "custom"
+
+
+def method_defaults(method: MethodSpec, options: Mapping[str, Any]) -> MethodConfig:
+    """A method's options from keyword arguments, defaults elsewhere."""
+    return parse(method.config, {"name": method.name, **options}, "diffing.method")

@@ -1,0 +1,50 @@
+"""The readable summary at the end of a run, on stdout."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from diffing.core.blocks import Paragraph, Table
+from diffing.core.method import load_method
+from diffing.core.result import Result
+
+_PLAIN_WIDTH = 130
+
+
+def print_result(result: Result) -> None:
+    """What was compared, the method's headline, and where the files are."""
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    method = load_method(result.method)
+    pair, data = result.manifest["pair"], result.manifest["data"]
+    variant = "" if pair["variant"] == "default" else f" ({pair['variant']})"
+    console.print()
+    console.print(Text(f"{method.title}: {pair['organism']}{variant} against {pair['model']}", style="bold"))
+    console.print(Text(f"{data['n_tokens']:,} tokens; base {pair['base_id']}, finetuned {pair['finetuned_id']}"))
+    for block in method.headline(result).blocks:
+        console.print()
+        if isinstance(block, Table):
+            console.print(_table(block))
+        elif isinstance(block, Paragraph):
+            console.print(Text(block.text))
+    for note in result.manifest.get("notes", []):
+        console.print(Text(f"note: {note}", style="dim"))
+    console.print()
+    console.print(Text(f"Report: {result.folder / 'report.html'}", no_wrap=True), soft_wrap=True)
+    console.print(Text(f"Tables: {result.folder / 'tables'}", no_wrap=True), soft_wrap=True)
+
+
+def _table(block: Table) -> RichTable:
+    table = RichTable(caption=block.caption or None, caption_justify="left", box=None, pad_edge=False)
+    for column in block.columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in block.rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    return table
+
+
+def _cell(value: str | float | int | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value

@@ -1,0 +1,1 @@
+"""Results → one self-contained HTML page that opens anywhere: no server, no network."""

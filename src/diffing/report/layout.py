@@ -1,0 +1,86 @@
+"""A section's blocks placed on the page: anchors, heading levels in order, figures found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffing.core.blocks import Block, Figure, Heading, Heatmap, HeatToken, Section, Table
+from diffing.core.files import read_json
+from diffing.report.scripts import figure_for_page, json_for_script
+
+_SHORT = 28
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A block with its kind (its class name), an anchor, and for headings the level on the page."""
+
+    kind: str
+    block: Block
+    anchor: str
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table of contents."""
+
+    anchor: str
+    text: str
+    level: int
+
+
+def place(section: Section) -> list[Placed]:
+    """Blocks in order. The section's title is an h2; a heading goes at most one level below the one before it."""
+    placed, level = [], 2
+    for i, block in enumerate(section.blocks):
+        if isinstance(block, Heading):
+            level = min(block.level + 1, level + 1)
+        placed.append(Placed(type(block).__name__, block, f"part-{i}", level))
+    return placed
+
+
+def contents(placed: list[Placed]) -> list[Entry]:
+    """The section's headings of the first level."""
+    return [Entry(p.anchor, p.block.text, p.level) for p in placed if isinstance(p.block, Heading) and p.level == 3]
+
+
+def figure_scripts(folder: Path, section: Section) -> dict[str, str]:
+    """JSON of the section's figures by name; a figure without a file is left out."""
+    names = dict.fromkeys(b.name for b in section.blocks if isinstance(b, Figure))
+    paths = {name: folder / "figures" / f"{name}.json" for name in names}
+    return {name: _figure(path) for name, path in paths.items() if path.exists()}
+
+
+def _figure(path: Path) -> str:
+    raw: Any = read_json(path, "run again with overwrite=true")
+    return json_for_script(figure_for_page(raw if isinstance(raw, Mapping) else {}))
+
+
+def column_kinds(table: Table) -> list[str]:
+    """For each column how its cells are set: `token`, `number`, `short` (kept on one line) or `text`."""
+    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    return [
+        "token" if name in table.token_columns else _kind(cells)
+        for name, cells in zip(table.columns, columns, strict=True)
+    ]
+
+
+def _kind(cells: list[str | float | int | None]) -> str:
+    known = [c for c in cells if c is not None]
+    if all(isinstance(c, (int, float)) for c in known):
+        return "number"
+    return "short" if all(len(c) <= _SHORT for c in known if isinstance(c, str)) else "text"
+
+
+def peak(heatmap: Heatmap) -> int:
+    """Index of the token with the largest value; 0 when none has one."""
+    values = [(-1.0 if t.value is None else t.value) for t in heatmap.tokens]
+    return max(range(len(values)), key=values.__getitem__, default=0)
+
+
+def lines(token: HeatToken, unit: str) -> tuple[str, ...]:
+    """What is said of a token: its own lines, else its text and value."""
+    value = "no value" if token.value is None else f"{token.value:.3g} {unit}"
+    return token.hover or (repr(token.text), value)

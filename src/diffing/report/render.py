@@ -1,0 +1,131 @@
+"""Renders a result as `report.html`."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from diffing.core.evidence import Evidence
+from diffing.core.files import write_text
+from diffing.core.method import MethodSpec
+from diffing.core.result import Result
+from diffing.report import colours, headline, layout, making
+from diffing.report.numbers import number
+from diffing.report.scripts import policy, script
+from diffing.report.token_marks import flowing, marked
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_NULL_PAIRS = {
+    "identical": "the base model with itself",
+    "dtype": "the base model with itself in another dtype",
+    "generic": "the base model with a generic finetune of it",
+    "seeds": "two finetunes that differ by their seed",
+}
+
+
+def write_report(result: Result, spec: MethodSpec) -> Path:
+    """Write `report.html` into the result's folder, whole or not at all."""
+    path = result.folder / "report.html"
+    write_text(path, render_report(result, spec))
+    return path
+
+
+def render_report(result: Result, spec: MethodSpec) -> str:
+    """The page as text.
+
+    Args:
+        result: Summary, evidence, figures and tables are read from its folder, the rest from its manifest.
+        spec: The result's method; its section is shown.
+    """
+    section = spec.section(result)
+    placed = layout.place(section)
+    figures = layout.figure_scripts(result.folder, section)
+    scripts = _scripts(bool(figures))
+    page = _environment().get_template("page.html")
+    text = page.render(
+        manifest=result.manifest,
+        spec=spec,
+        title=_title(result),
+        null_pair=_null_pair(result),
+        text_sets=_listed(result.manifest["data"].get("datasets", ())),
+        scalars=headline.scalars(result.summary),
+        evidence=_evidence(result),
+        section=section,
+        placed=placed,
+        contents=layout.contents(placed),
+        figures={name: Markup(escaped) for name, escaped in figures.items()},
+        facts=making.facts(result.manifest),
+        records=making.records(result.manifest),
+        policy=policy(scripts),
+        scripts=[Markup(s) for s in scripts],
+        style=Markup(_style()),
+    )
+    return _encodable(text)
+
+
+def _title(result: Result) -> str:
+    pair = result.manifest["pair"]
+    variant = "" if pair["variant"] == "default" else f" ({pair['variant']})"
+    return f"{pair['organism']}{variant} against {pair['model']}"
+
+
+def _null_pair(result: Result) -> str | None:
+    return _NULL_PAIRS.get(result.manifest["config"].get("null_pair", "none"))
+
+
+def _evidence(result: Result) -> Evidence:
+    return result.evidence() if (result.folder / "evidence.json").exists() else Evidence()
+
+
+def _listed(names: Any) -> str:
+    *most, last = [str(n) for n in names] or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _style() -> str:
+    dark = f"@media (prefers-color-scheme: dark) {{\n{colours.css(colours.DARK)}\n}}"
+    return "\n".join([_file("style.css"), colours.css(colours.LIGHT), dark])
+
+
+def _scripts(has_figures: bool) -> list[str]:
+    ours = [script(_file("page.js"))]
+    if not has_figures:
+        return ours
+    from plotly.offline import get_plotlyjs
+
+    return [*ours, script(get_plotlyjs()), script(_file("figures.js"))]
+
+
+def _file(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _encodable(text: str) -> str:
+    """Model text read from JSON may hold half a surrogate pair, which no file can."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "marked": marked,
+        "flowing": flowing,
+        "claim": headline.claim,
+        "top_tokens": headline.top_tokens,
+        "kinds": layout.column_kinds,
+        "peak": layout.peak,
+        "step": colours.step,
+        "ticks": colours.ticks,
+    }
+    environment.globals |= {"lines": layout.lines, "n_steps": colours.N_STEPS}
+    return environment
