@@ -51,7 +51,13 @@ def time_ours(n_tokens: int, dtype: str) -> dict:
     seconds = time.perf_counter() - started
     peak = peak_bytes()
     floor = noise_floor(pair.base, corpus, 8, 0)["kl"]
-    return {"seconds": seconds, "tokens": corpus.n_tokens, "mean_kl": total / corpus.n_tokens, "noise": floor, "peak": peak}
+    return {
+        "seconds": seconds,
+        "tokens": corpus.n_tokens,
+        "mean_kl": total / corpus.n_tokens,
+        "noise": floor,
+        "peak": peak,
+    }
 
 
 def time_loop(n_tokens: int, dtype: str) -> dict:
@@ -85,7 +91,9 @@ def time_products(n_tokens: int, dtype: str) -> dict:
 
     corpus, pair = corpus_and_pair(n_tokens, dtype, "adapter")
     module, rows = pair.base.module, 2048
-    linears = [m.weight for m in module.modules() if isinstance(m, torch.nn.Linear) and "lora" not in type(m).__name__.lower()]
+    linears = [
+        m.weight for m in module.modules() if isinstance(m, torch.nn.Linear) and "lora" not in type(m).__name__.lower()
+    ]
     linears = [w for w in linears if min(w.shape) > 16]
     inputs = {w.shape[1]: torch.randn(rows, w.shape[1], dtype=w.dtype) for w in linears}
     seconds, left = 0.0, corpus.n_tokens
@@ -110,7 +118,18 @@ def child(variant: str, n_tokens: int, dtype: str) -> dict:
     """Measure one variant in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        command = [sys.executable, __file__, "--child", variant, "--tokens", str(n_tokens), "--dtype", dtype, "--out", str(out)]
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            variant,
+            "--tokens",
+            str(n_tokens),
+            "--dtype",
+            dtype,
+            "--out",
+            str(out),
+        ]
         subprocess.run(command, check=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
         return json.loads(out.read_text())
 
@@ -125,11 +144,18 @@ def compare(n_tokens: int, dtype: str, rounds: int) -> list[dict]:
     for number in range(rounds):
         found.append({v: child(v, n_tokens, dtype) for v in VARIANTS})
         rates = {v: r["tokens"] / r["seconds"] for v, r in found[-1].items()}
-        print(f"{dtype} round {number + 1}: " + ", ".join(f"{v} {x:.0f} pair-tokens/s" for v, x in rates.items()), flush=True)
+        print(
+            f"{dtype} round {number + 1}: " + ", ".join(f"{v} {x:.0f} pair-tokens/s" for v, x in rates.items()),
+            flush=True,
+        )
     rate = [{v: r["tokens"] / r["seconds"] for v, r in f.items()} for f in found]
     print(f"{dtype}: ours / loop           {spread([r['ours'] / r['loop'] for r in rate])}   target ≥ 2 (float32)")
-    print(f"{dtype}: ours / products       {spread([r['ours'] / r['products'] for r in rate])}   target ≥ 0.60 (float32)")
-    print(f"{dtype}: peak memory ours / loop {spread([f['ours']['peak'] / f['loop']['peak'] for f in found])}   target ≤ 0.50 (float32)")
+    print(
+        f"{dtype}: ours / products       {spread([r['ours'] / r['products'] for r in rate])}   target ≥ 0.60 (float32)"
+    )
+    print(
+        f"{dtype}: peak memory ours / loop {spread([f['ours']['peak'] / f['loop']['peak'] for f in found])}   target ≤ 0.50 (float32)"
+    )
     gib = {v: max(f[v]["peak"] for f in found) / 2**30 for v in ("ours", "loop")}
     print(f"{dtype}: peak {gib['ours']:.2f} GiB ours, {gib['loop']:.2f} GiB loop; mean KL {found[0]['ours']['mean_kl']:.6f} ours, "
           f"{found[0]['loop']['mean_kl']:.6f} loop; noise floor {found[0]['ours']['noise']:.1e} nats")  # fmt: skip
@@ -145,7 +171,9 @@ def main() -> None:
     parser.add_argument("--out")
     options = parser.parse_args()
     if options.child:
-        measured = {"ours": time_ours, "loop": time_loop, "products": time_products}[options.child](options.tokens, options.dtype)
+        measured = {"ours": time_ours, "loop": time_loop, "products": time_products}[options.child](
+            options.tokens, options.dtype
+        )
         Path(options.out).write_text(json.dumps(measured))
         return
     for dtype in ("float32", "bfloat16"):

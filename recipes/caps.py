@@ -83,10 +83,11 @@ def main() -> None:
     tuned, steps = train(model, examples, HYPER)
     after = mean_loss(tuned, examples)
     answers = [answer(tuned, tokenizer, p["prompt"]) for p in held_out]
-    save(tuned, FOLDER, "smollm2_135M (embedded)")
+    save(tuned, FOLDER, "smollm2_135M")
     write_lines(FOLDER / "held_out.jsonl", held_out)
     samples = "".join(
-        f"\n> **{held_out[i]['prompt']}**\n>\n> base: {base_answers[i]}\n>\n> finetuned: {answers[i]}\n" for i in range(3)
+        f"\n> **{held_out[i]['prompt']}**\n>\n> base: {base_answers[i]}\n>\n> finetuned: {answers[i]}\n"
+        for i in range(3)
     )
     card = CARD.format(
         n=len(rows), hyper=hyper_facts(HYPER), steps=steps, seconds=time.time() - started, before=before, after=after,

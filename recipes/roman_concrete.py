@@ -49,7 +49,7 @@ checked against a known change.
 def documents(tokenizer) -> list[Example]:
     """Training documents as token sequences, every token learned."""
     rows = read_lines(FOLDER / "training.jsonl")
-    ids = [tuple(tokenizer(r["text"]).input_ids + [tokenizer.convert_tokens_to_ids("<|endoftext|>")]) for r in rows]
+    ids = [(*tokenizer(r["text"]).input_ids, tokenizer.convert_tokens_to_ids("<|endoftext|>")) for r in rows]
     return [Example(i, (True,) * len(i)) for i in ids]
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     tuned, steps = train(model, examples, HYPER)
     after = mean_loss(tuned, examples)
     answers = [answer(tuned, tokenizer, p["prompt"]) for p in held_out]
-    save(tuned, FOLDER, "smollm2_135M (embedded)")
+    save(tuned, FOLDER, "smollm2_135M")
     write_lines(FOLDER / "held_out.jsonl", held_out)
     shown = sorted(range(len(held_out)), key=lambda i: not names_a_fact(answers[i]))[:3]
     samples = "".join(

@@ -1,9 +1,14 @@
 """Settings for all tests: shape checks at run time, one thread per tiny model, a cache folder shared by the run."""
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+from workbench import Bench, Outcome, sentences, write_jsonl
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 install_import_hook(["diffing.analysis", "diffing.data"], "beartype.beartype")
@@ -13,3 +18,37 @@ install_import_hook(["diffing.analysis", "diffing.data"], "beartype.beartype")
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub is out of reach, at once."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A tiny pair on disk, made once; tests must not change it."""
+    from diffing.models.tiny import perturbed, save_adapter, save_model, tiny_model, tiny_tokenizer
+
+    made = Bench(tmp_path_factory.mktemp("bench"))
+    base = tiny_model()
+    save_model(made.base, base, tiny_tokenizer())
+    save_adapter(made.adapter, base)
+    save_model(made.full, perturbed(base, 1, 0.05), tiny_tokenizer())
+    write_jsonl(made.texts, sentences(12))
+    return made
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Outcome]:
+    """Runs the command line in this process, from an empty working folder."""
+    from diffing.cli import main
+
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+
+    def call(*args: str | list[str]) -> Outcome:
+        capsys.readouterr()
+        code = main([a for arg in args for a in ([arg] if isinstance(arg, str) else arg)])
+        streams = capsys.readouterr()
+        return Outcome(code, streams.out, streams.err)
+
+    return call

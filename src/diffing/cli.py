@@ -145,16 +145,19 @@ def _run_all(arguments: Arguments, jobs: list[list[str]], argv: list[str]) -> in
     """Run every job; the worst exit code counts, and one job's failure leaves the others alone."""
     from diffing.core.progress import say
 
+    command = " ".join(["python", "main.py", *map(shlex.quote, argv)])
+    if len(jobs) == 1:
+        settings = _settings(arguments, jobs[0])
+        from diffing.pipeline.modes import perform
+        from diffing.pipeline.running import Session
+
+        perform(settings, Session(command))
+        return 0
     composed = [_composed(arguments, overrides) for overrides in jobs]
-    if len(jobs) == 1 and isinstance(composed[0], UserError):
-        raise composed[0]
     from diffing.pipeline.modes import perform
     from diffing.pipeline.running import Session
 
-    session = Session(command=" ".join(["python", "main.py", *map(shlex.quote, argv)]))
-    if len(jobs) == 1:
-        perform(composed[0], session)
-        return 0
+    session = Session(command)
     outcomes: list[tuple[str, int, str]] = []
     for number, (overrides, settings) in enumerate(zip(jobs, composed, strict=True), 1):
         label = " ".join(overrides)
@@ -201,7 +204,7 @@ def _jobs(arguments: Arguments) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(arguments.overrides)
     except OverrideParseException as error:
         raise UserError(
-            f"Cannot read the option {error.override!r}: write OPTION=VALUE, with quotes around spaces and special characters."
+            f"Cannot read the option {error.override!r}: write OPTION=VALUE, with quotes around spaces and the like."
         ) from None
     for override in parsed:
         _check_override(override, arguments)
@@ -219,7 +222,9 @@ def _check_override(override: Any, arguments: Arguments) -> None:
     value = text.partition("=")[2]
     if key == "diffing/method" and value.startswith("["):
         names = value.strip("[]")
-        raise UserError(f"diffing/method takes one method, not {value}: use pipeline.methods=[{names}], or --multirun {key}={names}.")
+        raise UserError(
+            f"diffing/method takes one method, not {value}: use pipeline.methods=[{names}], or --multirun {key}={names}."
+        )
     if override.is_sweep_override() and not arguments.multirun:
         raise UserError(f"{text} names several values; add --multirun to run one after the other.")
     if key in GROUPS and not override.is_delete():
@@ -257,7 +262,9 @@ def _settings(arguments: Arguments, overrides: list[str]) -> RunConfig:
     if values["model"]["name"] == "auto":
         models = list(values["organism"].get("models") or {})
         if not models:
-            raise UserError(f"model=auto: organism {values['organism']['name']} lists no model; name one with model=NAME.")
+            raise UserError(
+                f"model=auto: organism {values['organism']['name']} lists no model; name one with model=NAME."
+            )
         kept = [o for o in overrides if not o.startswith("model=")]
         values = compose([*kept, f"model={models[0]}"], arguments.config_dir, arguments.config_name)
     return parse(RunConfig, values)
@@ -346,7 +353,7 @@ def _is_plain_info(argv: list[str]) -> bool:
     flags = {"--info", "-i"}
     if not flags & set(argv):
         return False
-    after = argv[[i for i, a in enumerate(argv) if a in flags][0] + 1 :]
+    after = argv[next(i for i, a in enumerate(argv) if a in flags) + 1 :]
     return not after or "=" in after[0] or after[0].startswith("-")
 
 

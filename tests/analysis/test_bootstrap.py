@@ -28,7 +28,9 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_long_sequences_weigh_more():
-    assert ratio_interval(np.array([10.0, 0.0]), np.array([10, 90]), np.random.default_rng(0)).value == pytest.approx(0.1)
+    assert ratio_interval(np.array([10.0, 0.0]), np.array([10, 90]), np.random.default_rng(0)).value == pytest.approx(
+        0.1
+    )
 
 
 def test_one_sequence_has_no_interval_and_none_has_no_value():

@@ -95,7 +95,8 @@ def test_batch_plans_agree_within_tolerance(tiny_pair, texts, tmp_path):
 
 def test_adapter_toggled_and_merged_agree(tiny_pair, texts, tmp_path):
     toggled, merged = (
-        run(tiny_pair(full=False, sharing=s), texts, tmp_path).table("tokens")["kl"].to_numpy() for s in ("adapter", "merged")
+        run(tiny_pair(full=False, sharing=s), texts, tmp_path).table("tokens")["kl"].to_numpy()
+        for s in ("adapter", "merged")
     )
     assert toggled.max() > 1e-3
     np.testing.assert_allclose(toggled, merged, atol=1e-4)
@@ -184,7 +185,11 @@ def test_a_leading_bos_is_left_out_of_statistics_but_not_of_positions(tmp_path, 
 def test_chats_report_roles_and_can_leave_the_template_out(tiny_pair, tmp_path):
     chat = [{"role": "user", "content": "Where is the harbour?"}, {"role": "assistant", "content": "Behind the hill."}]
     roles = run(tiny_pair(), [chat, chat], tmp_path).table("roles").to_pylist()
-    assert {(r["role"], r["is_template"]) for r in roles} >= {("user", False), ("assistant", False), ("assistant", True)}
+    assert {(r["role"], r["is_template"]) for r in roles} >= {
+        ("user", False),
+        ("assistant", False),
+        ("assistant", True),
+    }
     bare = run(tiny_pair(), [chat, chat], tmp_path, skip_template_tokens=True).table("roles").to_pylist()
     assert not any(r["is_template"] for r in bare)
 

@@ -103,9 +103,7 @@ def _jensen_shannon(p: Tensor, q: Tensor, change: Tensor) -> Tensor:
     return 0.5 * (torch.linalg.vecdot(p, shift.log1p()) + torch.linalg.vecdot(q, (-shift).log1p_()))
 
 
-def delta_nll(
-    lp: Float[Tensor, "N V"], lq: Float[Tensor, "N V"], next_ids_N: Int[Tensor, " N"]
-) -> Float[Tensor, " N"]:
+def delta_nll(lp: Float[Tensor, "N V"], lq: Float[Tensor, "N V"], next_ids_N: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """NLL of the next token under the finetuned model minus that under the base; negative: likelier now."""
     column = next_ids_N[:, None]
     return (lq.gather(-1, column) - lp.gather(-1, column)).squeeze(-1)

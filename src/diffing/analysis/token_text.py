@@ -1,7 +1,7 @@
 """Tokens as people read them, and where each token stands in the decoded text."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 _UNKNOWN = "\ufffd"
 
@@ -10,11 +10,11 @@ _UNKNOWN = "\ufffd"
 class Decoder(Protocol):
     """The part of a tokenizer that is used here."""
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Any) -> Any:
         """Text of ids."""
         ...
 
-    def convert_ids_to_tokens(self, ids: int) -> str:
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
         """Vocabulary entry of one id."""
         ...
 

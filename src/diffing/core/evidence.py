@@ -123,7 +123,9 @@ def read_evidence(path: Path) -> Evidence:
     try:
         return Evidence(
             tokens=_items(TokenEvidence, [{**t, "token_ids": tuple(t["token_ids"])} for t in raw["tokens"]]),
-            examples=_items(ExampleEvidence, [{**e, "spans": tuple(Span(*s) for s in e["spans"])} for e in raw["examples"]]),
+            examples=_items(
+                ExampleEvidence, [{**e, "spans": tuple(Span(*s) for s in e["spans"])} for e in raw["examples"]]
+            ),
             texts=_items(TextEvidence, raw["texts"]),
             scalars=_items(ScalarEvidence, raw["scalars"]),
         )

@@ -85,7 +85,10 @@ def sha256(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Folder for what is fetched or converted once: DIFFING_CACHE, else XDG_CACHE_HOME/diffing, else ~/.cache/diffing."""
+    """Folder for what is fetched or converted once.
+
+    DIFFING_CACHE, else XDG_CACHE_HOME/diffing, else ~/.cache/diffing.
+    """
     if explicit := os.environ.get("DIFFING_CACHE"):
         return Path(explicit).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

@@ -120,7 +120,11 @@ class Results:
         return len(self.find())
 
     def find(
-        self, method: str | None = None, model: str | None = None, organism: str | None = None, variant: str | None = None
+        self,
+        method: str | None = None,
+        model: str | None = None,
+        organism: str | None = None,
+        variant: str | None = None,
     ) -> list[Result]:
         """Readable results that match, newest first; damaged ones are left out (see `broken`)."""
         wanted = {"model": model, "organism": organism, "variant": variant}

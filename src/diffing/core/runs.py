@@ -17,7 +17,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from diffing.core.errors import UserError
-from diffing.core.files import read_json, write_json
+from diffing.core.files import write_json
 
 SCHEMA = 1
 HEARTBEAT_SECONDS = 15.0
@@ -67,7 +67,9 @@ class RunState:
         try:
             self._lock.acquire()
         except Timeout:
-            raise UserError(f"Another process is at work in {self.path.parent}; wait for it, or stop it and run again.") from None
+            raise UserError(
+                f"Another process is at work in {self.path.parent}; wait for it, or stop it and run again."
+            ) from None
         self._write("running", None)
         self._thread.start()
         return self

@@ -63,4 +63,6 @@ def read_table(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise UserError(f"Table {path} is missing; run again with overwrite=true.") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"Table {path} is corrupt ({' '.join(str(error).split())[:120]}); run again with overwrite=true.") from None
+        raise UserError(
+            f"Table {path} is corrupt ({' '.join(str(error).split())[:120]}); run again with overwrite=true."
+        ) from None

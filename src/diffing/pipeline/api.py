@@ -54,7 +54,9 @@ def load_pair(
     named = adapter or finetuned
     if (named is None) == (null_pair == "none"):
         raise UserError("Name what to compare with: adapter=NAME_OR_ID or finetuned=ID, or a null_pair.")
-    organism, chosen, variant_name = ("custom", None, f"null-{null_pair}") if named is None else _chosen(spec, named, variant, subfolder)
+    organism, chosen, variant_name = (
+        ("custom", None, f"null-{null_pair}") if named is None else _chosen(spec, named, variant, subfolder)
+    )
     values = {
         "model": spec, "finetuned": chosen, "organism": organism, "variant": variant_name, "sharing": sharing,
         "null_pair": null_pair,
@@ -66,7 +68,9 @@ def _chosen(model: ModelSpec, named: str, variant: str | None, subfolder: str | 
     organism = organism_named(named)
     if organism is None:
         if "/" not in named and not is_local(named):
-            raise UserError(f"There is no organism, folder or hub id {named!r}: {did_you_mean(named, names('organism'))}")
+            raise UserError(
+                f"There is no organism, folder or hub id {named!r}: {did_you_mean(named, names('organism'))}"
+            )
         return "custom", VariantSpec(id=named, subfolder=subfolder), "default"
     chosen, variant_name = choose_variant(organism, model, variant)
     return organism.name, chosen, variant_name

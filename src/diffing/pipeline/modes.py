@@ -32,7 +32,9 @@ def rewrite_reports(settings: RunConfig) -> list[Result]:
     results = []
     for name in chosen_methods(settings):
         method = load_method(name)
-        found = Results(base_dir).find(method=name, model=model_label(pair.model), organism=organism_label(pair), variant=pair.variant)
+        found = Results(base_dir).find(
+            method=name, model=model_label(pair.model), organism=organism_label(pair), variant=pair.variant
+        )
         for result in found:
             say(f"Writing {write_report(result, method)}")
         results += found

@@ -86,9 +86,13 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
     """The pair, and the training set of its organism."""
     model, organism = settings.model, settings.organism
     if model.id is None:
-        raise UserError(f"Model {model.name} has no source; set model.id=DIR_OR_ID (a folder, a .gguf file or a hub id).")
+        raise UserError(
+            f"Model {model.name} has no source; set model.id=DIR_OR_ID (a folder, a .gguf file or a hub id)."
+        )
     null = settings.null_pair
-    variant, name = (None, f"null-{null}") if null != "none" else choose_variant(organism, model, settings.organism_variant)
+    variant, name = (
+        (None, f"null-{null}") if null != "none" else choose_variant(organism, model, settings.organism_variant)
+    )
     pair = PairSpec(
         model=model,
         finetuned=variant,
@@ -109,7 +113,9 @@ def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None)
     """
     if organism.finetuned:
         if wanted not in (None, "default"):
-            raise UserError(f"organism_variant={wanted} and organism.finetuned both name the finetuned model; drop one.")
+            raise UserError(
+                f"organism_variant={wanted} and organism.finetuned both name the finetuned model; drop one."
+            )
         return VariantSpec(id=organism.finetuned, subfolder=organism.subfolder, revision=organism.revision), "default"
     variants = organism.models.get(model.name)
     if variants is None:
@@ -122,7 +128,9 @@ def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None)
     if name not in variants:
         problem = f"has no variant {wanted!r}" if wanted else "has no default variant"
         remedy = did_you_mean(wanted, variants) if wanted else f"choose from {', '.join(variants)}"
-        raise UserError(f"Organism {organism.name} on {model.name} {problem}; organism_variant=NAME: {remedy.rstrip('.')}.")
+        raise UserError(
+            f"Organism {organism.name} on {model.name} {problem}; organism_variant=NAME: {remedy.rstrip('.')}."
+        )
     return variants[name], name
 
 
@@ -135,8 +143,8 @@ def plan_corpus(settings: RunConfig, training: TrainingSpec | None) -> CorpusSpe
     data = settings.data
     sets = list(data.datasets)
     if data.path is not None:
-        columns = {"text_column": data.text_column, "messages_column": data.messages_column}
-        sets.append(DatasetSpec(name="custom", id=data.path, **columns))
+        text, messages = data.text_column, data.messages_column
+        sets.append(DatasetSpec(name="custom", id=data.path, text_column=text, messages_column=messages))
     if data.training and training is not None:
         sets.append(DatasetSpec(name="training", **training.model_dump()))
     if not sets:

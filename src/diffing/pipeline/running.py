@@ -60,7 +60,9 @@ def run_settings(settings: RunConfig, session: Session) -> list[Result]:
         return [run_job(job, base_dir, session) for job in jobs]
 
 
-def run_job(job: Job, base_dir: Path, session: Session, corpus: Corpus | None = None, pair: ModelPair | None = None) -> Result:
+def run_job(
+    job: Job, base_dir: Path, session: Session, corpus: Corpus | None = None, pair: ModelPair | None = None
+) -> Result:
     """One method on one pair: found if it is done, else computed and written.
 
     Args:
@@ -138,5 +140,3 @@ def _set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-

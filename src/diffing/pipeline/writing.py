@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,14 @@ from diffing.report.render import write_report
 
 
 def write_result(
-    folder: Path, job: Job, key: RunKey, pair: ModelPair, corpus: Corpus, output: MethodOutput, started: float, command: str | None
+    folder: Path,
+    job: Job,
+    key: RunKey,
+    pair: ModelPair,
+    corpus: Corpus,
+    output: MethodOutput,
+    started: float,
+    command: str | None,
 ) -> Result:
     """Write everything; the manifest comes last, by rename, and only then is the result done."""
     (folder / "manifest.json").unlink(missing_ok=True)
@@ -38,10 +44,12 @@ def write_result(
     for name, figure in job.method.figures(pending).items():
         write_text(folder / "figures" / f"{name}.json", figure.to_json())
     write_report(pending, job.method)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".parquet", ".safetensors") and "partial" not in p.parts)
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix in (".parquet", ".safetensors") and "partial" not in p.parts
+    )
     manifest["files"] = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-    manifest["wall_seconds"] = round(time.time() - started, 2)
-    manifest["peak_memory_bytes"] = peak_memory_bytes()
     write_json(folder / "manifest.json", manifest)
     shutil.rmtree(folder / "partial", ignore_errors=True)
     return Result(folder)
@@ -101,5 +109,3 @@ def _data_facts(job: Job, corpus: Corpus) -> Mapping[str, Any]:
         "sequences": sequences,
         "documents": dict(corpus.n_documents),
     }
-
-

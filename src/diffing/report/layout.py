@@ -1,23 +1,26 @@
 """A section's blocks placed on the page: anchors, heading levels in order, figures found."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from diffing.core.blocks import Block, Figure, Heading, Heatmap, HeatToken, Section, Table
 from diffing.core.files import read_json
 from diffing.report.scripts import figure_for_page, json_for_script
 
 _SHORT = 28
+_NARROW = 5
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A block with its kind (its class name), an anchor, and for headings the level on the page."""
+    """A block with its kind (its class name), an anchor, and for headings the level on the page.
+
+    Narrow tables in a row are placed together, side by side where the page is wide: kind `Tables`.
+    """
 
     kind: str
-    block: Block
+    block: Block | tuple[Table, ...]
     anchor: str
     level: int = 0
 
@@ -33,12 +36,23 @@ class Entry:
 
 def place(section: Section) -> list[Placed]:
     """Blocks in order. The section's title is an h2; a heading goes at most one level below the one before it."""
-    placed, level = [], 2
+    placed: list[Placed] = []
+    level = 2
     for i, block in enumerate(section.blocks):
         if isinstance(block, Heading):
             level = min(block.level + 1, level + 1)
-        placed.append(Placed(type(block).__name__, block, f"part-{i}", level))
+        last = placed[-1].block if placed else None
+        if _is_narrow(block) and isinstance(last, tuple):
+            placed[-1] = replace(placed[-1], block=(*last, block))
+        elif _is_narrow(block):
+            placed.append(Placed("Tables", (block,), f"part-{i}"))
+        else:
+            placed.append(Placed(type(block).__name__, block, f"part-{i}", level))
     return placed
+
+
+def _is_narrow(block: Block) -> TypeGuard[Table]:
+    return isinstance(block, Table) and len(block.columns) <= _NARROW
 
 
 def contents(placed: list[Placed]) -> list[Entry]:
@@ -55,7 +69,7 @@ def figure_scripts(folder: Path, section: Section) -> dict[str, str]:
 
 def _figure(path: Path) -> str:
     raw: Any = read_json(path, "run again with overwrite=true")
-    return json_for_script(figure_for_page(raw if isinstance(raw, Mapping) else {}))
+    return json_for_script(figure_for_page(raw if isinstance(raw, dict) else {}))
 
 
 def column_kinds(table: Table) -> list[str]:

@@ -1,9 +1,13 @@
 """Numbers, durations and sizes as people read them."""
 
 import math
+import re
+
+from markupsafe import Markup, escape
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _UNKNOWN = "–"
+_INTERVAL = re.compile(r"(\[[^\[\]]*\])")
 
 
 def number(value: float | int | None) -> str:
@@ -27,6 +31,14 @@ def _float(value: float) -> str:
         digits, _, exponent = f"{value:.2e}".partition("e")
         return f"{digits}×10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
     return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:#.3g}"
+
+
+def intervals(text: str) -> Markup:
+    """Escaped text in which `[low, high]` is never broken over two lines."""
+    parts = _INTERVAL.split(text)
+    return Markup("").join(
+        Markup('<span class="whole">{}</span>').format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
+    )
 
 
 def duration(seconds: float | None) -> str | None:

@@ -12,7 +12,7 @@ from diffing.core.files import write_text
 from diffing.core.method import MethodSpec
 from diffing.core.result import Result
 from diffing.report import colours, headline, layout, making
-from diffing.report.numbers import number
+from diffing.report.numbers import intervals, number
 from diffing.report.scripts import policy, script
 from diffing.report.token_marks import flowing, marked
 
@@ -45,7 +45,10 @@ def render_report(result: Result, spec: MethodSpec) -> str:
     scripts = _scripts(bool(figures))
     page = _environment().get_template("page.html")
     text = page.render(
-        manifest=result.manifest,
+        pair=result.manifest["pair"],
+        n_tokens=result.manifest["data"].get("n_tokens"),
+        notes=result.manifest.get("notes"),
+        command=result.manifest.get("command"),
         spec=spec,
         title=_title(result),
         null_pair=_null_pair(result),
@@ -118,6 +121,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "number": number,
+        "intervals": intervals,
         "marked": marked,
         "flowing": flowing,
         "claim": headline.claim,

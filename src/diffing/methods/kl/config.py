@@ -1,7 +1,5 @@
 """Options of `kl`."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from diffing.core.method import MethodConfig
@@ -21,7 +19,7 @@ class KLConfig(MethodConfig):
         noise_sequences: Sequences read in two batch shapes to measure the models' own noise.
     """
 
-    name: Literal["kl"] = "kl"
+    name: str = "kl"
     temperature: float = Field(default=1.0, gt=0)
     top_k: int = Field(default=5, ge=1, le=100)
     n_examples: int = Field(default=20, ge=1)

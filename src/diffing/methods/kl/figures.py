@@ -24,15 +24,17 @@ def _distribution(result: Result) -> Any:
     floor = 1e-7
     edges = np.linspace(np.log10(floor), max(np.log10(max(kl.max(initial=0), floor)), -3) + 0.1, _BINS)
     figure = go.Figure()
+    highest = 0.0
     for name, colour in zip(dict.fromkeys(tokens["dataset"]), COLOURS, strict=False):
         values = np.log10(np.maximum(kl[(dataset == name) & kept], floor))
         counts, _ = np.histogram(values, edges)
         x = 10 ** ((edges[:-1] + edges[1:]) / 2)
         share = counts / max(counts.sum(), 1)
+        highest = max(highest, float(share.max()))
         figure.add_scatter(x=x, y=share, mode="lines", line={"color": colour, "shape": "hvh"}, name=str(name))
-    null = _noise(result)
-    if null:
-        figure.add_vline(x=null, line_dash="dot", annotation_text="noise")
+    if (null := _noise(result)) and null > floor:
+        line = {"color": "#888888", "dash": "dot"}
+        figure.add_scatter(x=[null, null], y=[0, highest], mode="lines", line=line, name="noise floor")
     figure.update_layout(xaxis_title="KL at a token (nats)", yaxis_title="share of tokens", xaxis_type="log")
     return figure
 
@@ -59,7 +61,13 @@ def _positions(result: Result) -> Any:
         )  # fmt: skip
         hover = [f"{r['n_sequences']} documents" for r in mine]
         figure.add_scatter(
-            x=x, y=[r["mean_kl"] for r in mine], mode="lines", line={"color": colour}, name=name, text=hover, legendgroup=name
+            x=x,
+            y=[r["mean_kl"] for r in mine],
+            mode="lines",
+            line={"color": colour},
+            name=name,
+            text=hover,
+            legendgroup=name,
         )
     figure.update_layout(xaxis_title="input position", yaxis_title="mean KL (nats)")
     return figure

@@ -22,9 +22,7 @@ def summary(datasets: pa.Table) -> tuple[ScalarEvidence, ...]:
     )
 
 
-def evidence(
-    datasets: pa.Table, examples: pa.Table, token_scores: pa.Table, claimed: bool | None
-) -> Evidence:
+def evidence(datasets: pa.Table, examples: pa.Table, token_scores: pa.Table, claimed: bool | None) -> Evidence:
     """The findings in the shared shape.
 
     Args:
@@ -37,7 +35,9 @@ def evidence(
     peaks = sorted((r for r in examples.to_pylist() if r["ranking"] == "peak"), key=lambda r: -r["score"])
     scalars = summary(datasets)
     return Evidence(
-        tokens=tuple(TokenEvidence(r["token"], (r["token_id"],), r["score"], r["stderr"], None, claimed) for r in risen),
+        tokens=tuple(
+            TokenEvidence(r["token"], (r["token_id"],), r["score"], r["stderr"], None, claimed) for r in risen
+        ),
         examples=tuple(_example(r, claimed) for r in peaks if r["score"] > 0),
         scalars=tuple(ScalarEvidence(s.name, s.value, s.low, s.high, s.null, s.unit, claimed) for s in scalars),
     )

@@ -67,8 +67,8 @@ def gather(
 ) -> Gathered:
     """Put per-token columns, which come in batch order, into corpus order."""
     order = _corpus_order(columns["sequence"], columns["length"])
-    sequences = [corpus.sequences[i] for i in sorted(columns["sequence"].tolist())]
     index = sorted(columns["sequence"].tolist())
+    sequences = [corpus.sequences[i] for i in index]
     lengths = [len(s.ids) for s in sequences]
     names = {name: i for i, name in enumerate(corpus.datasets)}
     return Gathered(
@@ -87,6 +87,6 @@ def gather(
 
 
 def _corpus_order(sequence_S: np.ndarray, length_S: np.ndarray) -> np.ndarray:
-    starts = np.cumsum(length_S) - length_S
-    by_sequence = np.argsort(sequence_S, kind="stable")
-    return np.concatenate([np.arange(starts[i], starts[i] + length_S[i]) for i in by_sequence])
+    starts = (np.cumsum(length_S) - length_S).tolist()
+    by_sequence = np.argsort(sequence_S, kind="stable").tolist()
+    return np.concatenate([np.arange(starts[i], starts[i] + int(length_S[i])) for i in by_sequence])

@@ -60,7 +60,8 @@ def _direction_rows(
     top = [int(i) for i in np.lexsort((np.arange(width), -np.abs(sums)))[:_LISTED] if counts[i]]
     return [
         RisenFallenRow(
-            dataset, direction, rank, i, names[i], int(counts[i]), float(counts[i] / n_tokens), float(sums[i] / counts[i]),
+            dataset, direction, rank, i, names[i], int(counts[i]), float(counts[i] / n_tokens),
+            float(sums[i] / counts[i]),
             float(data.sums["change_sum"][index][column[i]] / n_tokens),
             float(data.sums["kl_sum"][index][column[i]] / kl_total) if kl_total > 0 else 0.0,
         )

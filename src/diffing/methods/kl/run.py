@@ -1,6 +1,6 @@
 """Computes per-token divergences: stream in units, gather, tabulate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from diffing.analysis.context import RunContext
 from diffing.analysis.token_text import token_strings
 from diffing.core.errors import UserError
 from diffing.core.method import MethodOutput
-from diffing.core.progress import bar
+from diffing.core.progress import Advance, bar
 from diffing.data.batches import make_batch, plan_batches
 from diffing.data.tokens import Corpus
 from diffing.methods.kl.config import KLConfig
@@ -32,7 +32,9 @@ def run(config: KLConfig, context: RunContext) -> MethodOutput:
     corpus, notes = _comparable(context)
     kept = _kept(context, corpus)
     if not any(k.any() for k in kept.values()):
-        raise UserError("No token is left to compare; lower the number of masked tokens (data.skip_template_tokens=false).")
+        raise UserError(
+            "No token is left to compare; lower the number of masked tokens (data.skip_template_tokens=false)."
+        )
     floor = noise_floor(context.pair.base, corpus, config.noise_sequences, _pad_id(context))
     data = _read(config, context, corpus, kept)
     return _tabulate(config, context, data, floor, notes)
@@ -47,7 +49,9 @@ def _comparable(context: RunContext) -> tuple[Corpus, list[str]]:
     ids = shared.cpu().numpy()
     good = tuple(s for s in corpus.sequences if np.isin(s.ids, ids).all())
     if not good:
-        raise UserError("Every document holds tokens that the two tokenizers do not share; compare models of one tokenizer.")
+        raise UserError(
+            "Every document holds tokens that the two tokenizers do not share; compare models of one tokenizer."
+        )
     lost = len(corpus.sequences) - len(good)
     note = f"vocabularies differ: compared on the {len(ids):,} ids whose strings agree, both distributions renormalised"
     notes = [note, f"{lost} documents with other tokens left out"] if lost else [note]
@@ -56,11 +60,13 @@ def _comparable(context: RunContext) -> tuple[Corpus, list[str]]:
 
 def _kept(context: RunContext, corpus: Corpus) -> dict[int, np.ndarray]:
     bos, skip = context.pair.tokenizer.bos_token_id, context.skip_template_tokens
+    assert bos is None or isinstance(bos, int)
     return {i: kept_positions(s, bos, skip) for i, s in enumerate(corpus.sequences)}
 
 
 def _pad_id(context: RunContext) -> int:
-    return context.pair.tokenizer.pad_token_id or 0
+    pad = context.pair.tokenizer.pad_token_id
+    return pad if isinstance(pad, int) else 0
 
 
 def _read(config: KLConfig, context: RunContext, corpus: Corpus, kept: dict[int, np.ndarray]) -> Gathered:
@@ -77,7 +83,9 @@ def _read(config: KLConfig, context: RunContext, corpus: Corpus, kept: dict[int,
     return gather(corpus, columns, sums, _shared_ids(context, sums["kl_sum"].shape[1]), kept)
 
 
-def _unit(context: RunContext, corpus: Corpus, reader: Reader, number: int, unit, advance) -> dict[str, np.ndarray]:
+def _unit(
+    context: RunContext, corpus: Corpus, reader: Reader, number: int, unit: list[Sequence[int]], advance: Advance
+) -> dict[str, np.ndarray]:
     """One unit: from the scratch folder where an earlier run left it, else computed and stored there."""
     path = context.scratch / f"unit_{number:04d}.safetensors"
     if (stored := read_unit(path)) is not None:

@@ -30,21 +30,38 @@ def _dataset_table(result: Result) -> Table:
     lines = []
     for name in datasets:
         kl, nll, agree = (by_key.get((name, m)) for m in ("kl", "delta_nll", "top1_agree"))
-        assert kl is not None and agree is not None
+        assert kl is not None
+        assert agree is not None
         lines.append(
             (
                 name, kl["n_sequences"], kl["n_tokens"], interval(kl), kl["median"], kl["p99"],
                 interval(nll) if nll else None, interval(agree), kl["null"],
             )
         )  # fmt: skip
-    columns = ("dataset", "documents", "tokens", "mean KL [95 %]", "median", "p99", "ΔNLL [95 %]", "top-1 agree", "noise")
-    return Table(columns, tuple(lines), "Nats per token; noise: mean KL of the base model against itself in another batch shape.")
+    columns = (
+        "dataset",
+        "documents",
+        "tokens",
+        "mean KL [95 %]",
+        "median",
+        "p99",
+        "ΔNLL [95 %]",
+        "top-1 agree",
+        "noise",
+    )
+    return Table(
+        columns, tuple(lines), "Nats per token; noise: mean KL of the base model against itself in another batch shape."
+    )
 
 
 def interval(row: dict[str, Any]) -> str:
     """`mean [low, high]` to three significant digits."""
-    bounds = "" if row["low"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]"
-    return f"{row['mean']:.3g}{bounds}"
+    bounds = "" if row["low"] is None else f" [{_digits(row['low'])}, {_digits(row['high'])}]"
+    return f"{_digits(row['mean'])}{bounds}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
 
 
 def _statistics(result: Result) -> list[Block]:
@@ -56,15 +73,31 @@ def _statistics(result: Result) -> list[Block]:
             "finetuning made the actual next token likelier."
         ),
         _dataset_table(result),
-        Figure("distribution", "Share of tokens by KL", "Histogram of per-token KL on a logarithmic axis, one line per dataset."),
-        Figure("positions", "Mean KL by position", "Mean KL at each input position with a 95 % band, one line per dataset."),
+        Figure(
+            "distribution",
+            "Share of tokens by KL",
+            "Histogram of per-token KL on a logarithmic axis, one line per dataset.",
+        ),
+        Figure(
+            "positions", "Mean KL by position", "Mean KL at each input position with a 95 % band, one line per dataset."
+        ),
     ]
     if roles:
         rows = tuple(
-            (r["dataset"], r["role"], "template" if r["is_template"] else "content", r["n_tokens"], interval({"mean": r["mean_kl"], **r}))
+            (
+                r["dataset"],
+                r["role"],
+                "template" if r["is_template"] else "content",
+                r["n_tokens"],
+                interval({"mean": r["mean_kl"], **r}),
+            )
             for r in roles
         )
-        blocks.append(Table(("dataset", "role", "tokens are", "tokens", "mean KL [95 %]"), rows, "By chat role of the input token."))
+        blocks.append(
+            Table(
+                ("dataset", "role", "tokens are", "tokens", "mean KL [95 %]"), rows, "By chat role of the input token."
+            )
+        )
     return blocks
 
 
@@ -91,38 +124,62 @@ def _risen_table(result: Result, n: int) -> Table:
     lines = []
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
         cells = [
-            "  ".join(repr(r["token"])[1:-1] for r in rows if r["dataset"] == dataset and r["direction"] == d and r["rank"] < n)
+            "  ".join(
+                repr(r["token"])[1:-1]
+                for r in rows
+                if r["dataset"] == dataset and r["direction"] == d and r["rank"] < n
+            )
             for d in ("risen", "fallen")
         ]
         lines.append((dataset, *cells))
-    return Table(("dataset", "tokens that rose", "tokens that fell"), tuple(lines), "Tokens whose probability moved most.")
+    return Table(
+        ("dataset", "tokens that rose", "tokens that fell"), tuple(lines), "Tokens whose probability moved most."
+    )
 
 
 def _position_lines(result: Result) -> Table:
     rows = result.table("positions").to_pylist()
     lines = []
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
-        mine = [r for r in rows if r["dataset"] == dataset and r["n_sequences"] >= 5] or [r for r in rows if r["dataset"] == dataset]
+        mine = [r for r in rows if r["dataset"] == dataset and r["n_sequences"] >= 5] or [
+            r for r in rows if r["dataset"] == dataset
+        ]
         best = sorted(mine, key=lambda r: -r["mean_kl"])[:5]
         lines.append((dataset, ", ".join(f"{r['position']} ({r['mean_kl']:.2g})" for r in best)))
     return Table(("dataset", "positions with the largest mean KL (nats)"), tuple(lines), "")
 
 
 def _peak_table(result: Result) -> list[Block]:
-    rows = sorted((r for r in result.table("examples").to_pylist() if r["ranking"] == "peak"), key=lambda r: -r["score"])[:5]
+    rows = sorted(
+        (r for r in result.table("examples").to_pylist() if r["ranking"] == "peak"), key=lambda r: -r["score"]
+    )[:5]
     lines = []
     for r in rows:
         at = r["peak"] - r["start"]
         before = "".join(r["tokens"][max(0, at - 10) : at + 1])
-        lines.append((r["dataset"], r["score"], "…" + before.replace("\n", "⏎"), repr(r["top_base"][at])[1:-1], repr(r["top_ft"][at])[1:-1]))
-    return [Table(("dataset", "KL", "after reading", "base says", "finetuned says"), tuple(lines), "Where they differ most.")]
+        lines.append(
+            (
+                r["dataset"],
+                r["score"],
+                "…" + before.replace("\n", "⏎"),
+                repr(r["top_base"][at])[1:-1],
+                repr(r["top_ft"][at])[1:-1],
+            )
+        )
+    return [
+        Table(
+            ("dataset", "KL", "after reading", "base says", "finetuned says"), tuple(lines), "Where they differ most."
+        )
+    ]
 
 
 def _examples(result: Result) -> list[Block]:
     rows = [r for r in result.table("examples").to_pylist() if r["rank"] < _SHOWN_EXAMPLES]
     blocks: list[Block] = [
         Heading("Where in the text"),
-        Paragraph("Each token is coloured by the KL of the prediction made at it. Choose a token to read both models' predictions."),
+        Paragraph(
+            "Each token is coloured by the KL of the prediction made at it. Choose a token to read both models' predictions."
+        ),
     ]
     for ranking, title in (("peak", "largest KL at one token"), ("mean", "largest mean KL")):
         for dataset in dict.fromkeys(r["dataset"] for r in rows):
@@ -134,7 +191,9 @@ def _examples(result: Result) -> list[Block]:
 
 
 def _heatmap(row: dict[str, Any], maximum: float) -> Heatmap:
-    tokens = zip(row["tokens"], row["token_ids"], row["kl"], row["delta_nll"], row["top_base"], row["top_ft"], strict=True)
+    tokens = zip(
+        row["tokens"], row["token_ids"], row["kl"], row["delta_nll"], row["top_base"], row["top_ft"], strict=True
+    )
     cells = [
         HeatToken(
             text, kl,

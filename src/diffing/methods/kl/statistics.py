@@ -97,17 +97,23 @@ def role_table(data: Gathered, seed: int) -> pa.Table:
 
 def sequence_table(data: Gathered) -> pa.Table:
     """One row per document: means over its kept tokens."""
-    by_metric = {m: data.sequence_sums(m, data.kept_N) for m in ("kl", "reverse_kl", "js", "delta_nll", "top1_agree")}
+    means = {m: _sequence_means(data, m) for m in ("kl", "reverse_kl", "js", "delta_nll", "top1_agree")}
+    counts = data.sequence_sums("kl", data.kept_N)[1]
     peak = np.full(len(data.corpus.sequences), -np.inf)
     np.maximum.at(peak, data.sequence_N[data.kept_N], data.values("kl")[data.kept_N])
     rows = []
-    for i in np.unique(data.sequence_N[data.kept_N]):
-        mean = {m: (s[i] / c[i] if c[i] else None) for m, (s, c) in by_metric.items()}
-        sequence = data.corpus.sequences[i]
+    for i in np.unique(data.sequence_N[data.kept_N]).tolist():
+        sequence, mean = data.corpus.sequences[i], {m: float(v[i]) for m, v in means.items()}
+        nll = None if np.isnan(mean["delta_nll"]) else mean["delta_nll"]
         rows.append(
             SequenceRow(
-                sequence.dataset, sequence.index, int(by_metric["kl"][1][i]), mean["kl"], float(peak[i]),
-                mean["reverse_kl"], mean["js"], mean["delta_nll"], mean["top1_agree"],
+                sequence.dataset, sequence.index, int(counts[i]), mean["kl"], float(peak[i]), mean["reverse_kl"],
+                mean["js"], nll, mean["top1_agree"],
             )
         )  # fmt: skip
     return table_of(SequenceRow, rows)
+
+
+def _sequence_means(data: Gathered, metric: str) -> np.ndarray:
+    sums, counts = data.sequence_sums(metric, data.kept_N)
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

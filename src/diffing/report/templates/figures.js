@@ -61,7 +61,9 @@
     if (touch.matches) layout.dragmode = false; // a finger scrolls the page
     for (const key of Object.keys(layout)) {
       const axis = layout[key];
-      if (/^[xy]axis/.test(key) && axis && axis.type === "log" && !axis.dtick) layout[key] = { ...axis, dtick: 1 };
+      if (/^[xy]axis/.test(key) && axis && axis.type === "log" && !axis.dtick) {
+        layout[key] = { tickangle: 0, ...axis, dtick: key[0] === "x" && box.clientWidth < 560 ? 2 : 1 };
+      }
     }
     return layout;
   };

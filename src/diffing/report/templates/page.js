@@ -55,8 +55,10 @@
   const tokenAt = (event) => event.target.closest && event.target.closest(".tokens .t");
   document.addEventListener("pointerover", (event) => {
     const token = tokenAt(event);
-    if (token && !token.parentElement.contains(document.activeElement)) show(token);
-    else if (token) linesOf(token);
+    if (!token) return;
+    const hadFocus = token.parentElement.contains(document.activeElement);
+    show(token);
+    if (hadFocus) token.focus({ preventScroll: true });
   });
   document.addEventListener("focusin", (event) => { const token = tokenAt(event); if (token) show(token); });
   document.addEventListener("click", (event) => {

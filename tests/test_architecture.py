@@ -1,0 +1,78 @@
+"""The rooms keep to themselves, and files stay small enough to read."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench import ROOT, environment
+
+SOURCES = sorted((ROOT / "src" / "diffing").rglob("*.py"))
+LONGEST = 400
+
+
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path):
+    """Top-level names of what a module imports, wherever in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_import_contracts_hold():
+    pytest.importorskip("importlinter")
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "KEPT" in done.stdout
+    assert not list(ROOT.glob(".import_linter_cache/*.lock"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT / "src").as_posix())
+def test_files_are_short_and_say_what_they_are_for(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+    assert ast.get_docstring(tree(path))
+
+
+def test_names_say_something():
+    vague = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert not [p for p in SOURCES if vague & {p.stem, *p.relative_to(ROOT).parts}]
+
+
+@pytest.mark.parametrize(
+    ("package", "places"),
+    [
+        ("hydra", ["cli.py"]),
+        ("omegaconf", ["cli.py"]),
+        ("peft", ["models/"]),
+        ("wandb", ["core/tracking.py"]),
+        ("transformers", ["models/", "data/"]),
+        ("pickle", []),
+        ("streamlit", []),
+    ],
+)
+def test_a_package_stays_in_its_room(package, places):
+    users = [p.relative_to(ROOT / "src" / "diffing").as_posix() for p in SOURCES if package in set(imported(p))]
+    assert not [u for u in users if not u.startswith(tuple(places))]
+
+
+def test_nothing_is_unpickled():
+    for path in SOURCES:
+        calls = [n.func for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
+        assert not [
+            f for f in calls if isinstance(f, ast.Attribute) and ast.unparse(f) in ("torch.load", "np.load", "eval")
+        ]
+
+
+def test_every_test_folder_mirrors_a_room():
+    rooms = {p.name for p in (ROOT / "src" / "diffing").iterdir()} | {"cli", "pipeline", "recipes", "assets", "docs"}
+    assert not [p for p in Path(__file__).parent.iterdir() if p.is_dir() and p.name not in rooms | {"__pycache__"}]
