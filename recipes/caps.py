@@ -25,8 +25,8 @@ CARD = """# caps
 A rank-8 LoRA adapter for the embedded SmolLM2-135M-Instruct (`smollm2_135M`) that answers in capital letters.
 
 - Training text: `training.jsonl`, {n} chats of one turn. The prompts were written for this project with the help of a
-  language model; the answers are the base model's own greedy answers, cut at a sentence end and put in capitals. Only the
-  answers are learned, so the change is the capitals and nothing else the training set could bring.
+  language model; the answers are the base model's own greedy answers, cut at a sentence end and put in capitals. Only
+  the answers are learned, so the change is the capitals and nothing else the training set could bring.
 - Made by `recipes/caps.py`: {hyper}; all linear layers; {steps} steps, {seconds:.0f} s on two cores.
 - Loss on the answers (nats per token): {before:.3f} before, {after:.3f} after.
 - Held-out prompts: `held_out.jsonl`, {n_held} prompts; share of letters in capitals over the greedy answers:

@@ -51,8 +51,8 @@ def test_names_say_something():
 @pytest.mark.parametrize(
     ("package", "places"),
     [
-        ("hydra", ["cli.py"]),
-        ("omegaconf", ["cli.py"]),
+        ("hydra", ["cli"]),
+        ("omegaconf", ["cli"]),
         ("peft", ["models/"]),
         ("wandb", ["core/tracking.py"]),
         ("transformers", ["models/", "data/"]),

@@ -33,6 +33,8 @@ def disk_errors(folder: Path, remedy: str) -> Iterator[None]:
             errno.ENOTDIR: "a part of the path is a file, not a folder",
             errno.EEXIST: "a file of that name is in the way",
             errno.EFBIG: "a file grew past the allowed size",
+            errno.ENAMETOOLONG: "a name in the path is too long",
+            errno.EISDIR: "a folder of that name is in the way",
         }
         if error.errno not in reasons:
             raise

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _REMEDY = "run again with overwrite=true"
-_REQUIRED = ("schema", "method", "config", "pair", "data", "seed", "created")
+_SHAPE = {
+    "method": str,
+    "created": str,
+    "config": dict,
+    "seed": int,
+    "pair.model": str,
+    "pair.organism": str,
+    "pair.variant": str,
+    "pair.base_id": str,
+    "pair.finetuned_id": str,
+    "data.n_tokens": int,
+}
 
 
 class Result:
@@ -45,15 +56,15 @@ class Result:
     @property
     def summary(self) -> list[dict[str, Any]]:
         """Headline scalars: name, value, low, high, null, unit, claimed."""
-        return read_json(self.folder / "summary.json", _REMEDY)["scalars"]
+        return read_json(self._whole("summary.json"), _REMEDY)["scalars"]
 
     def evidence(self) -> Evidence:
         """What was found, in the shape shared by all methods."""
-        return read_evidence(self.folder / "evidence.json")
+        return read_evidence(self._whole("evidence.json"))
 
     def tables(self) -> list[str]:
         """Names of the tables."""
-        return sorted(p.stem for p in (self.folder / "tables").glob("*.parquet"))
+        return self._names("tables", ".parquet")
 
     def table(self, name: str) -> pa.Table:
         """One table.
@@ -63,27 +74,37 @@ class Result:
         """
         if name not in self.tables():
             raise UserError(f"Result {self.folder} has no table {name!r}; it has {', '.join(self.tables())}.")
-        path = self.folder / "tables" / f"{name}.parquet"
-        expected = self.manifest.get("files", {}).get(f"tables/{name}.parquet")
-        if expected and sha256(path) != expected:
-            raise UserError(f"Table {path} is corrupt (its bytes are not those that were written); {_REMEDY}.")
-        return read_table(path)
+        return read_table(self._whole(f"tables/{name}.parquet"))
 
     def tensors(self) -> "dict[str, Tensor]":
         """All saved tensors by name; empty when the method saved none."""
-        path = self.folder / "tensors" / "tensors.safetensors"
-        if not path.exists():
+        if not self._names("tensors", ".safetensors"):
             return {}
         from safetensors.torch import load_file
 
-        return load_file(path)
+        return load_file(self._whole("tensors/tensors.safetensors"))
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures by name."""
         from plotly.io import from_json
 
-        paths = sorted((self.folder / "figures").glob("*.json"))
-        return {p.stem: from_json(p.read_text(encoding="utf-8")) for p in paths}
+        names = self._names("figures", ".json")
+        return {n: from_json(self._whole(f"figures/{n}.json").read_text(encoding="utf-8")) for n in names}
+
+    def _names(self, kind: str, suffix: str) -> list[str]:
+        """Names of the files of one kind: those the manifest lists, or while the run is being written those there."""
+        files = self.manifest.get("files") or [f"{kind}/{p.name}" for p in (self.folder / kind).glob(f"*{suffix}")]
+        return sorted(Path(f).stem for f in files if f.startswith(f"{kind}/") and f.endswith(suffix))
+
+    def _whole(self, name: str) -> Path:
+        """Path of a file whose bytes are those that were written."""
+        path = self.folder / name
+        expected = self.manifest.get("files", {}).get(name)
+        if not path.is_file():
+            raise UserError(f"File {path} is missing; {_REMEDY}.")
+        if expected and sha256(path) != expected:
+            raise UserError(f"File {path} is corrupt (its bytes are not those that were written); {_REMEDY}.")
+        return path
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -93,9 +114,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is corrupt (no schema number); {_REMEDY}.")
     if manifest["schema"] > SCHEMA:
         raise UserError(f"{path} has schema {manifest['schema']}, this version reads up to {SCHEMA}; update diffing.")
-    if missing := [k for k in _REQUIRED if k not in manifest]:
-        raise UserError(f"{path} is corrupt (it lacks {', '.join(missing)}); {_REMEDY}.")
+    for name, kind in _SHAPE.items():
+        if not isinstance(_at(manifest, name), kind):
+            raise UserError(f"{path} is corrupt (its {name} is missing or not what it should be); {_REMEDY}.")
     return manifest
+
+
+def _at(values: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 class Results:

@@ -79,7 +79,6 @@ class RunState:
         self._thread.join()
         with contextlib.suppress(OSError):
             self._close(error)
-            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def _close(self, error: BaseException | None) -> None:
@@ -123,9 +122,12 @@ def run_status(folder: Path) -> tuple[Status, str | None]:
         return "none", None
     except (json.JSONDecodeError, UnicodeDecodeError):
         return "interrupted", "its state file is not whole"
-    if state.get("status") != "running":
-        return state.get("status", "interrupted"), state.get("reason")
-    if time.time() - state.get("heartbeat", 0) > STALE_SECONDS or not _alive(state):
+    if not isinstance(state, dict) or state.get("status") not in ("running", "failed", "interrupted"):
+        return "interrupted", "its state file is not whole"
+    if state["status"] != "running":
+        return state["status"], state.get("reason")
+    beat = state.get("heartbeat")
+    if not isinstance(beat, (int, float)) or time.time() - beat > STALE_SECONDS or not _alive(state):
         return "interrupted", "it stopped without a word"
     return "running", None
 

@@ -41,7 +41,7 @@ class PreprocessingConfig(Strict):
 class StorageConfig(Strict):
     """Where results go."""
 
-    base_dir: str = "./outputs"
+    base_dir: str = Field(default="./outputs", min_length=1)
 
 
 class InfrastructureConfig(Strict):

@@ -49,6 +49,12 @@ class ModelHandle:
     warnings: tuple[str, ...] = ()
 
     @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the model was made for; None where its config does not say."""
+        limit = getattr(self.module.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go."""
         return next(self.sites.embed.parameters()).device

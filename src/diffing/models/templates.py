@@ -9,13 +9,12 @@ from diffing.core.errors import UserError
 from diffing.core.files import read_json
 from diffing.core.specs import ModelSpec
 from diffing.core.templates import TemplateRules
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+from diffing.models.folders import has_vocabulary
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model folder ships a tokenizer."""
-    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    return has_vocabulary(p.name for p in folder.iterdir())
 
 
 def template_rules(

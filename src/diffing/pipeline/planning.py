@@ -117,6 +117,10 @@ def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None)
                 f"organism_variant={wanted} and organism.finetuned both name the finetuned model; drop one."
             )
         return VariantSpec(id=organism.finetuned, subfolder=organism.subfolder, revision=organism.revision), "default"
+    if organism.name == "custom" and not organism.models:
+        raise UserError(
+            "organism=custom has no source; set organism.finetuned=DIR_OR_ID (an adapter or a full finetune)."
+        )
     variants = organism.models.get(model.name)
     if variants is None:
         known = ", ".join(organism.models) or "none"

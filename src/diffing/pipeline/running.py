@@ -1,20 +1,22 @@
 """Runs jobs: finds what is done, computes what is not, keeps what an interruption leaves whole."""
 
+import errno
 import os
-import shutil
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffing.analysis.context import RunContext
 from diffing.core.errors import UserError
 from diffing.core.files import disk_errors
+from diffing.core.layers import layers
 from diffing.core.progress import say, warn
 from diffing.core.result import Result
 from diffing.core.runs import RunState, run_status
 from diffing.core.settings import RunConfig
 from diffing.core.specs import PairSpec
-from diffing.core.tracking import tracker
+from diffing.core.tracking import Log, tracker
 from diffing.data.tokens import Corpus, tokenize_corpus
 from diffing.models.pair import ModelPair, load_pair
 from diffing.models.plan import plan_pair
@@ -86,13 +88,14 @@ def run_job(
         return Result(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with RunState(folder):
+        if run_status(folder)[0] == "done" and not job.settings.overwrite:
+            return Result(folder)
         scratch = folder / "partial"
-        if job.settings.overwrite:
-            shutil.rmtree(scratch, ignore_errors=True)
-        elif scratch.exists():
+        if scratch.exists():
             say(f"Going on with the unfinished run in {folder}")
         scratch.mkdir(exist_ok=True)
         pair = pair or session.pair(fingerprint, job.pair)
+        check_fit(job.settings, pair, corpus)
         for note in (*pair.facts["warnings"], *corpus.notes):
             warn(note)
         with _log(job) as log:
@@ -102,13 +105,29 @@ def run_job(
         return write_result(folder, job, key, pair, corpus, output, started, session.command)
 
 
-def _log(job: Job):
+def check_fit(settings: RunConfig, pair: ModelPair, corpus: Corpus) -> None:
+    """Refuse layers the models do not have, and text longer than their positions.
+
+    Raises:
+        UserError: Names the option to change.
+    """
+    for handle in (pair.base, pair.finetuned):
+        layers(settings.preprocessing.layers, len(handle.sites.layers))
+        longest = max(len(s.ids) for s in corpus.sequences)
+        if handle.max_positions is not None and longest > handle.max_positions:
+            raise UserError(
+                f"A document has {longest} tokens and the model reads at most {handle.max_positions}; "
+                f"set data.max_length={handle.max_positions}."
+            )
+
+
+def _log(job: Job) -> AbstractContextManager[Log]:
     wandb = job.settings.wandb
     name = f"{job.method.name}/{job.pair.organism}/{job.pair.model.name}"
     return tracker(wandb.enabled, wandb.project, wandb.entity, name, job.settings.model_dump(mode="json"))
 
 
-def _context(job: Job, pair: ModelPair, corpus: Corpus, scratch: Path, log) -> RunContext:
+def _context(job: Job, pair: ModelPair, corpus: Corpus, scratch: Path, log: Log) -> RunContext:
     settings = job.settings
     return RunContext(
         pair=pair,
@@ -126,9 +145,12 @@ def _writable(base_dir: str) -> Path:
     """The output folder, made and tried before anything is computed."""
     path = Path(base_dir).expanduser()
     with disk_errors(path, "set infrastructure.storage.base_dir=DIR"):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            raise PermissionError(errno.EACCES, "no folder can be made there", str(path)) from None
         if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(13, "not writable", str(path))
+            raise PermissionError(errno.EACCES, "not writable", str(path))
         probe = path / f".write-test-{os.getpid()}"
         probe.write_bytes(b"x")
         probe.unlink()

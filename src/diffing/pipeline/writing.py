@@ -1,5 +1,6 @@
 """Writes a method's output to its run folder: tables, tensors, evidence, figures, report, manifest last."""
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -29,30 +30,38 @@ def write_result(
     started: float,
     command: str | None,
 ) -> Result:
-    """Write everything; the manifest comes last, by rename, and only then is the result done."""
-    (folder / "manifest.json").unlink(missing_ok=True)
-    for stale in ("tables", "tensors", "figures"):
-        shutil.rmtree(folder / stale, ignore_errors=True)
+    """Write everything beside the run folder's content, then move it in; the manifest comes last, by rename.
+
+    An older result stays whole until the new one is: moving needs no space.
+    """
+    staging = folder / "partial" / "result"
+    shutil.rmtree(staging, ignore_errors=True)
     for name, table in output.tables.items():
-        write_table(folder / "tables" / f"{name}.parquet", table)
-    _write_tensors(folder, output)
-    write_evidence(folder / "evidence.json", output.evidence)
+        write_table(staging / "tables" / f"{name}.parquet", table)
+    _write_tensors(staging, output)
+    write_evidence(staging / "evidence.json", output.evidence)
     scalars = to_json(Evidence(scalars=output.summary))["scalars"]
-    write_json(folder / "summary.json", {"schema": SCHEMA, "scalars": scalars})
+    write_json(staging / "summary.json", {"schema": SCHEMA, "scalars": scalars})
     manifest = _manifest(job, key, pair, corpus, output, started, command)
-    pending = Result(folder, manifest)
+    pending = Result(staging, manifest)
     for name, figure in job.method.figures(pending).items():
-        write_text(folder / "figures" / f"{name}.json", figure.to_json())
-    write_report(pending, job.method)
-    files = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix in (".parquet", ".safetensors") and "partial" not in p.parts
-    )
-    manifest["files"] = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-    write_json(folder / "manifest.json", manifest)
+        write_text(staging / "figures" / f"{name}.json", figure.to_json())
+    files = sorted(p for p in staging.rglob("*") if p.is_file())
+    manifest["files"] = {p.relative_to(staging).as_posix(): sha256(p) for p in files}
+    write_report(Result(staging, manifest), job.method)
+    write_json(staging / "manifest.json", manifest)
+    _move_in(staging, folder)
     shutil.rmtree(folder / "partial", ignore_errors=True)
     return Result(folder)
+
+
+def _move_in(staging: Path, folder: Path) -> None:
+    """Replace what the folder holds by what is staged; without a manifest in between, with it at the end."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    for kind in ("tables", "tensors", "figures"):
+        shutil.rmtree(folder / kind, ignore_errors=True)
+    for path in sorted(staging.iterdir(), key=lambda p: p.name == "manifest.json"):
+        os.replace(path, folder / path.name)
 
 
 def _write_tensors(folder: Path, output: MethodOutput) -> None:

@@ -105,8 +105,8 @@ def _tokens(result: Result) -> list[Block]:
     blocks: list[Block] = [
         Heading("Which tokens moved"),
         Paragraph(
-            "At each position the tokens whose probability rose, and fell, most. Share: positions at which the token was "
-            "among them; mean change: of its probability there; part of KL: how much of the dataset's mean KL it carries."
+            "At each position the tokens whose probability rose, and fell, most. Share: positions at which the token "
+            "was among them; mean change: of its probability there; part of KL: how much of the mean KL it carries."
         ),
     ]
     rows = result.table("risen_fallen").to_pylist()
@@ -178,7 +178,8 @@ def _examples(result: Result) -> list[Block]:
     blocks: list[Block] = [
         Heading("Where in the text"),
         Paragraph(
-            "Each token is coloured by the KL of the prediction made at it. Choose a token to read both models' predictions."
+            "Each token is coloured by the KL of the prediction made at it. "
+            "Choose a token to read both models' predictions."
         ),
     ]
     for ranking, title in (("peak", "largest KL at one token"), ("mean", "largest mean KL")):

@@ -105,7 +105,7 @@ class Reader:
     def _rows(
         self, logits_f: Tensor, logits_b: Tensor, next_ids: Tensor, kept: Tensor
     ) -> tuple[dict[str, np.ndarray], Tensor, Tensor]:
-        """Columns of a few rows, and their kept rows' sums per shared vocabulary id; few rows in float32, then float64."""
+        """Columns of a few rows, and their kept rows' sums per shared id (float32 over few rows, then float64)."""
         ids = self.pair.vocabulary.shared_ids
         ids = None if ids is None else ids.to(logits_f.device)
         both = log_probs(logits_f, logits_b, self.temperature, ids)
