@@ -155,9 +155,7 @@ def compare(n_tokens: int, dtype: str, rounds: int) -> None:
     )
     print(f"{dtype}: ours / products          {spread([r['ours'] / r['products'] for r in rate])}   0.60 or more")
     print(f"{dtype}: peak memory, ours / loop {spread(memory)}   0.50 or less; {gib[0]:.2f} and {gib[1]:.2f} GiB")
-    print(
-        f"{dtype}: mean KL {ours[0]['mean_kl']:.6f} and {loop[0]['mean_kl']:.6f}; noise {ours[0]['noise']:.1e} nats"
-    )
+    print(f"{dtype}: mean KL {ours[0]['mean_kl']:.6f} and {loop[0]['mean_kl']:.6f}; noise {ours[0]['noise']:.1e} nats")
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ class Row:
 def manifest(**changes):
     return {
         "schema": 1, "method": "m", "config": {}, "data": {"n_tokens": 1},
-        "pair": {"model": "a", "organism": "b", "variant": "default", "base_id": "c", "finetuned_id": "d"}, "seed": 0, "created": "2025-01-01T00:00:00+00:00", **changes,
+        "pair": {"model": "a", "organism": "b", "variant": "default", "base_id": "c", "finetuned_id": "d"},
+        "seed": 0, "created": "2025-01-01T00:00:00+00:00", **changes,
     }  # fmt: skip
 
 

@@ -43,7 +43,8 @@ def test_what_a_run_leaves(command, bench, out):
     assert written["method"] == "kl"
     assert "main.py" in written["command"]
     assert str(bench.base) in written["command"]
-    assert set(written["files"]) == {f"tables/{name}.parquet" for name in tables(folder)}
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert set(written["files"]) == files - {"manifest.json", "report.html"}
     assert written["data"]["documents"] == {"custom": 12}
     assert written["pair"]["base_id"] == str(bench.base)
     assert {p.name for p in out.iterdir()} == {"results"}

@@ -1,5 +1,6 @@
 """Finished results: opening one, and finding them below an output folder."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,19 @@ class Result:
         """Plotly figures by name."""
         from plotly.io import from_json
 
-        names = self._names("figures", ".json")
-        return {n: from_json(self._whole(f"figures/{n}.json").read_text(encoding="utf-8")) for n in names}
+        return {name: from_json(json.dumps(self.figure_data(name))) for name in self.figure_names()}
+
+    def figure_names(self) -> list[str]:
+        """Names of the figures."""
+        return self._names("figures", ".json")
+
+    def figure_data(self, name: str) -> Any:
+        """One figure as the JSON values that plotly draws.
+
+        Raises:
+            UserError: Its file is missing or damaged.
+        """
+        return read_json(self._whole(f"figures/{name}.json"), _REMEDY)
 
     def _names(self, kind: str, suffix: str) -> list[str]:
         """Names of the files of one kind: those the manifest lists, or while the run is being written those there."""

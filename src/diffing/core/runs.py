@@ -52,6 +52,9 @@ class RunState:
 
     A context manager: entering claims the folder, leaving on an exception records why.
 
+    Args:
+        folder: The run folder; the working process holds a lock on `.lock` in it.
+
     Raises:
         UserError: Another live process is working in the folder.
     """
@@ -79,6 +82,7 @@ class RunState:
         self._thread.join()
         with contextlib.suppress(OSError):
             self._close(error)
+            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def _close(self, error: BaseException | None) -> None:

@@ -34,7 +34,7 @@ def write_result(
 
     An older result stays whole until the new one is: moving needs no space.
     """
-    staging = folder / "partial" / "result"
+    staging = folder / ".new"
     shutil.rmtree(staging, ignore_errors=True)
     for name, table in output.tables.items():
         write_table(staging / "tables" / f"{name}.parquet", table)
@@ -62,6 +62,7 @@ def _move_in(staging: Path, folder: Path) -> None:
         shutil.rmtree(folder / kind, ignore_errors=True)
     for path in sorted(staging.iterdir(), key=lambda p: p.name == "manifest.json"):
         os.replace(path, folder / path.name)
+    staging.rmdir()
 
 
 def _write_tensors(folder: Path, output: MethodOutput) -> None:

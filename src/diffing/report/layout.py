@@ -1,11 +1,10 @@
 """A section's blocks placed on the page: anchors, heading levels in order, figures found."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from diffing.core.blocks import Block, Figure, Heading, Heatmap, HeatToken, Section, Table
-from diffing.core.files import read_json
+from diffing.core.result import Result
 from diffing.report.scripts import figure_for_page, json_for_script
 
 _SHORT = 28
@@ -60,16 +59,11 @@ def contents(placed: list[Placed]) -> list[Entry]:
     return [Entry(p.anchor, p.block.text, p.level) for p in placed if isinstance(p.block, Heading) and p.level == 3]
 
 
-def figure_scripts(folder: Path, section: Section) -> dict[str, str]:
-    """JSON of the section's figures by name; a figure without a file is left out."""
+def figure_scripts(result: Result, section: Section) -> dict[str, str]:
+    """JSON of the section's figures by name; a figure that the result does not hold is left out."""
     names = dict.fromkeys(b.name for b in section.blocks if isinstance(b, Figure))
-    paths = {name: folder / "figures" / f"{name}.json" for name in names}
-    return {name: _figure(path) for name, path in paths.items() if path.exists()}
-
-
-def _figure(path: Path) -> str:
-    raw: Any = read_json(path, "run again with overwrite=true")
-    return json_for_script(figure_for_page(raw if isinstance(raw, dict) else {}))
+    held = [name for name in names if name in result.figure_names()]
+    return {name: json_for_script(figure_for_page(result.figure_data(name))) for name in held}
 
 
 def column_kinds(table: Table) -> list[str]:

@@ -41,7 +41,7 @@ def render_report(result: Result, spec: MethodSpec) -> str:
     """
     section = spec.section(result)
     placed = layout.place(section)
-    figures = layout.figure_scripts(result.folder, section)
+    figures = layout.figure_scripts(result, section)
     scripts = _scripts(bool(figures))
     page = _environment().get_template("page.html")
     text = page.render(
