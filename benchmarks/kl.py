@@ -18,13 +18,15 @@ VARIANTS = ("ours", "loop", "products")
 
 
 def corpus_and_pair(n_tokens: int, dtype: str, sharing: str):
-    """The pair, and about `n_tokens` of the embedded pretraining documents in data order."""
+    """The pair, and about `n_tokens` of the embedded documents of all three sets, in data order."""
     import diffing
     from diffing.core.specs import CorpusSpec, DatasetSpec
     from diffing.data.tokens import tokenize_corpus
 
     pair = diffing.load_pair("smollm2_135M", adapter="caps", dtype=dtype, sharing=sharing)
-    spec = CorpusSpec(datasets=(DatasetSpec(name="pretraining", id="embedded:pretraining"),), max_tokens=n_tokens)
+    names = ("pretraining", "chat", "caps/training")
+    sets = tuple(DatasetSpec(name=n, id=f"embedded:{n}") for n in names)
+    spec = CorpusSpec(datasets=sets, max_tokens=n_tokens // len(sets))
     corpus = tokenize_corpus(spec, pair.tokenizer, pair.rules)
     return corpus, pair
 
@@ -67,7 +69,7 @@ def time_loop(n_tokens: int, dtype: str) -> dict:
 
     @torch.no_grad()
     def kl_of(batch: list[str]) -> tuple[float, int]:
-        inputs = tokenizer(batch, return_tensors="pt", padding=True)
+        inputs = tokenizer(batch, return_tensors="pt", padding=True, add_special_tokens=False)
         with pair.finetuned.active():
             lp = model(**inputs).logits.float().log_softmax(-1)
         with pair.base.active():
@@ -160,7 +162,7 @@ def compare(n_tokens: int, dtype: str, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=4000)
+    parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--child", choices=VARIANTS)

@@ -27,22 +27,24 @@ def noise_floor(handle: ModelHandle, corpus: Corpus, n_sequences: int, pad_id: i
         pad_id: Id used for padding.
 
     Returns:
-        Means over tokens by metric name (`delta_nll` in absolute value); empty without sequences.
+        Means over tokens of absolute values by metric name; empty without sequences.
     """
     picks = np.unique(np.linspace(0, len(corpus.sequences) - 1, n_sequences).astype(int)).tolist()
     if not picks:
         return {}
     together = Rows.of(handle, make_batch(corpus, picks, pad_id))
     found: dict[str, list[np.ndarray]] = {}
-    for row, i in enumerate(picks):
+    first = 0
+    for i in picks:
         alone = Rows.of(handle, make_batch(corpus, [i], pad_id))
         ids_T = torch.from_numpy(corpus.sequences[i].ids.astype(np.int64)).to(alone.device)
         for start in range(0, len(ids_T), _BLOCK):
             stop = min(start + _BLOCK, len(ids_T))
-            both = log_probs(alone.logits(0, start, stop), together.logits(row, start, stop))
+            both = log_probs(alone.logits(start, stop), together.logits(first + start, first + stop))
             values = _values(both.finetuned_NV, both.base_NV, ids_T[start + 1 : stop + 1])
             for name, value in values.items():
                 found.setdefault(name, []).append(value.double().cpu().numpy())
+        first += len(ids_T)
     return {name: float(np.concatenate(v).mean()) for name, v in found.items()}
 
 
@@ -50,9 +52,9 @@ def _values(lp: torch.Tensor, lq: torch.Tensor, next_ids: torch.Tensor) -> dict[
     result = divergences(lp, lq)[0]
     n = len(next_ids)
     return {
-        "kl": result.kl_N,
-        "reverse_kl": result.reverse_kl_N,
-        "js": result.js_N,
+        "kl": result.kl_N.abs(),
+        "reverse_kl": result.reverse_kl_N.abs(),
+        "js": result.js_N.abs(),
         "delta_nll": delta_nll(lp[:n], lq[:n], next_ids).abs(),
         "top1_agree": agree(result.top_finetuned_N, result.top_base_N),
     }

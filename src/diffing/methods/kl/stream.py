@@ -3,8 +3,10 @@
 Hidden states of whole batches, then head and divergence over blocks of rows: [batch, time, vocab] never exists.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -15,8 +17,8 @@ from diffing.data.batches import Batch
 from diffing.data.tokens import TokenSequence
 from diffing.models.pair import ModelHandle, ModelPair
 
-_HEAD_ROWS = {"cpu": 256}
-_ROWS = {"cpu": 16}
+_HEAD_ROWS = 256
+_ROWS = 16
 _GPU_ROWS = 512
 
 
@@ -70,37 +72,19 @@ class Reader:
     @torch.no_grad()
     def read(self, batch: Batch) -> Iterator[SequenceResult]:
         """Results of the batch's sequences, in the batch's order."""
-        base, finetuned = Rows.of(self.pair.base, batch), Rows.of(self.pair.finetuned, batch)
-        for row, (sequence, length) in enumerate(zip(batch.sequences, batch.lengths, strict=True)):
-            ids_T = batch.ids_BT[row, :length]
-            yield self._sequence(sequence, ids_T, base, finetuned, row)
-
-    def _sequence(self, sequence: int, ids_T: Tensor, base: "Rows", finetuned: "Rows", row: int) -> SequenceResult:
-        length = len(ids_T)
-        columns: dict[str, list[np.ndarray]] = {}
-        kept_T = torch.from_numpy(self.is_kept(sequence))
-        sums: VocabularySums | None = None
-        step = _HEAD_ROWS.get(finetuned.device.type, _GPU_ROWS)
-        for start in range(0, length, step):
-            stop = min(start + step, length)
-            block_f, block_b = finetuned.logits(row, start, stop), base.logits(row, start, stop)
-            block_b = block_b.to(block_f.device)
-            inner = _ROWS.get(block_f.device.type, _GPU_ROWS)
-            for i in range(0, stop - start, inner):
-                j = min(i + inner, stop - start)
-                part = slice(start + i, start + j)
-                next_ids = ids_T[part.start + 1 : part.stop + 1].to(block_f.device)
-                found, terms_V, change_V = self._rows(block_f[i:j], block_b[i:j], next_ids, kept_T[part])
-                for name, value in found.items():
-                    columns.setdefault(name, []).append(value)
-                if sums is None:
-                    sums = VocabularySums(terms_V, change_V)
-                else:
-                    sums.kl_terms_V += terms_V
-                    sums.change_V += change_V
-        assert sums is not None
-        joined = {k: np.concatenate(v) for k, v in columns.items()}
-        return SequenceResult(sequence, _columns(joined, length), sums)
+        finetuned, base = Rows.of(self.pair.finetuned, batch), Rows.of(self.pair.base, batch)
+        ids_N = torch.cat([row[:length] for row, length in zip(batch.ids_BT, batch.lengths, strict=True)])
+        kept_N = torch.cat([torch.from_numpy(self.is_kept(s)) for s in batch.sequences])
+        ends = list(accumulate(batch.lengths))
+        parts: list[tuple[dict[str, np.ndarray], Tensor, Tensor]] = []
+        for start, stop, logits_f, logits_b in _blocks(finetuned, base, ends):
+            end = ends[bisect_right(ends, start)]
+            next_ids = ids_N[start + 1 : min(stop + 1, end)].to(logits_f.device)
+            parts.append(self._rows(logits_f, logits_b, next_ids, kept_N[start:stop]))
+            if stop == end:
+                sequence = ends.index(end)
+                yield _sequence_result(batch.sequences[sequence], parts, batch.lengths[sequence])
+                parts = []
 
     def _rows(
         self, logits_f: Tensor, logits_b: Tensor, next_ids: Tensor, kept: Tensor
@@ -136,36 +120,66 @@ class Reader:
         return {k: v.cpu().numpy() for k, v in columns.items()}, *sums
 
 
+def _blocks(finetuned: "Rows", base: "Rows", ends: list[int]) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Logits of both models over stretches of rows that do not cross the end of a sequence.
+
+    The head runs over many rows at once, which its matrix product likes; what follows over few, which caches like.
+    """
+    head, inner = (_HEAD_ROWS, _ROWS) if finetuned.device.type == "cpu" else (_GPU_ROWS, _GPU_ROWS)
+    for first in range(0, ends[-1], head):
+        last = min(first + head, ends[-1])
+        block_f = finetuned.logits(first, last)
+        block_b = base.logits(first, last).to(block_f.device)
+        start = first
+        while start < last:
+            stop = min(start + inner, last, ends[bisect_right(ends, start)])
+            yield start, stop, block_f[start - first : stop - first], block_b[start - first : stop - first]
+            start = stop
+
+
+def _sequence_result(
+    sequence: int, parts: list[tuple[dict[str, np.ndarray], Tensor, Tensor]], length: int
+) -> SequenceResult:
+    joined = {name: np.concatenate([columns[name] for columns, _, _ in parts]) for name in parts[0][0]}
+    terms_V, change_V = parts[0][1].clone(), parts[0][2].clone()
+    for _, terms, change in parts[1:]:
+        terms_V += terms
+        change_V += change
+    return SequenceResult(sequence, _columns(joined, length), VocabularySums(terms_V, change_V))
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Logits of any stretch of a batch's rows, from hidden states where the head is known, else from a forward."""
+    """Logits of any stretch of a batch's tokens, padding left out, sequences one after the other.
+
+    From hidden states where the head's part of the model is known, else from the model's own forward pass.
+    """
 
     handle: ModelHandle
-    hidden_BTD: Tensor | None
-    logits_BTV: Tensor | None
+    states_BTX: Tensor
+    are_logits: bool
+    row_N: Tensor
+    position_N: Tensor
 
     @classmethod
     def of(cls, handle: ModelHandle, batch: Batch) -> "Rows":
         """Run the model over the batch, up to the head where possible."""
-        with handle.active():
-            if handle.transform is None:
-                return cls(handle, None, handle.forward_logits(batch.ids_BT, batch.lengths))
-            return cls(handle, handle.final_hidden(batch.ids_BT, batch.lengths), None)
+        own = handle.transform is None
+        forward = handle.forward_logits if own else handle.final_hidden
+        states_BTX = forward(batch.ids_BT, batch.lengths)
+        row_N = torch.repeat_interleave(torch.arange(len(batch.lengths)), torch.tensor(batch.lengths))
+        position_N = torch.cat([torch.arange(n) for n in batch.lengths])
+        return cls(handle, states_BTX, own, row_N.to(states_BTX.device), position_N.to(states_BTX.device))
 
     @property
     def device(self) -> torch.device:
         """Where the rows lie."""
-        held = self.hidden_BTD if self.hidden_BTD is not None else self.logits_BTV
-        assert held is not None
-        return held.device
+        return self.states_BTX.device
 
-    def logits(self, row: int, start: int, stop: int) -> Tensor:
-        """Float32 logits of positions `start` to `stop` of one row, [N, V]."""
-        if self.logits_BTV is not None:
-            return self.logits_BTV[row, start:stop].float()
-        assert self.hidden_BTD is not None
-        with self.handle.active():
-            return self.handle.logits(self.hidden_BTD[row, start:stop])
+    def logits(self, start: int, stop: int) -> Tensor:
+        """Float32 logits of tokens `start` to `stop` of the batch, [N, V]."""
+        states_NX = self.states_BTX[self.row_N[start:stop], self.position_N[start:stop]]
+        return states_NX if self.are_logits else self.handle.logits(states_NX)
 
 
 def _original(index_N: Tensor, ids: Tensor | None) -> Tensor:
