@@ -105,9 +105,10 @@ def _run_all(arguments: Arguments, jobs: list[list[str]], argv: list[str]) -> in
     from diffing.pipeline.running import Session
 
     session = Session(command)
+    shared = set.intersection(*map(set, jobs))
     outcomes: list[tuple[str, int, str]] = []
     for number, (overrides, settings) in enumerate(zip(jobs, composed, strict=True), 1):
-        label = " ".join(overrides)
+        label = " ".join(o for o in overrides if o not in shared) or " ".join(overrides)
         say(f"[{number}/{len(jobs)}] {label}")
         try:
             code, reason = _attempt(settings, lambda settings: perform(settings, session))
