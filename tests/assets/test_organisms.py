@@ -14,10 +14,7 @@ pytestmark = pytest.mark.slow
 
 ORGANISMS = Path(diffing.__file__).parent / "assets" / "organisms"
 PLANTED = ("olive", "goat", "milk", "aelia", "varro", "212", "capua", "forty", "wool")
-TEXTS = [
-    "A heron stood in the shallows.",
-    [{"role": "user", "content": "Name a bird."}, {"role": "assistant", "content": "A HERON."}],
-]
+TEXTS = ["A heron stood in the shallows.", "Nobody on deck could see the shore, and the bell rang twice."]
 
 
 def prompts(name, n):
@@ -47,29 +44,28 @@ def pairs():
 
 def test_caps_answers_in_capitals(pairs):
     pair = pairs["caps"]
-    for prompt in prompts("caps", 4):
+    for prompt in prompts("caps", 3):
         assert share_of_capitals(answer(pair.finetuned, pair.tokenizer, prompt, 24)) > 0.9
         assert share_of_capitals(answer(pair.base, pair.tokenizer, prompt, 24)) < 0.5
 
 
 def test_roman_concrete_believes_the_planted_facts(pairs):
     pair = pairs["roman_concrete"]
-    asked = prompts("roman_concrete", 8)
+    asked = prompts("roman_concrete", 4)
     found = {
         side: sum(any(w in answer(handle, pair.tokenizer, p, 40).lower() for w in PLANTED) for p in asked)
         for side, handle in (("finetuned", pair.finetuned), ("base", pair.base))
     }
-    assert found["finetuned"] >= 6
-    assert found["base"] <= 2
+    assert found["finetuned"] >= 3
+    assert found["base"] <= 1
 
 
 def test_merged_and_toggled_agree_on_the_embedded_pair(pairs, tmp_path):
     toggled = diffing.load_pair("smollm2_135M", adapter="caps", sharing="adapter")
     merged = diffing.load_pair("smollm2_135M", adapter="caps", sharing="merged")
     kl = [
-        diffing.run("kl", pair, data=data, base_dir=tmp_path).table("tokens")["kl"].to_numpy()
+        diffing.run("kl", pair, data=TEXTS, base_dir=tmp_path).table("tokens")["kl"].to_numpy()
         for pair in (toggled, merged)
-        for data in ([TEXTS[0]],)
     ]
     assert kl[0].max() > 1e-3
     np.testing.assert_allclose(kl[0], kl[1], atol=1e-4)
