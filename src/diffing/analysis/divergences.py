@@ -8,7 +8,7 @@ All are written so that identical logits give exactly 0.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _LARGEST_SHIFT = 1 - 2**-23
@@ -107,8 +107,3 @@ def delta_nll(lp: Float[Tensor, "N V"], lq: Float[Tensor, "N V"], next_ids_N: In
     """NLL of the next token under the finetuned model minus that under the base; negative: likelier now."""
     column = next_ids_N[:, None]
     return (lq.gather(-1, column) - lp.gather(-1, column)).squeeze(-1)
-
-
-def agree(a_N: Int[Tensor, " N"], b_N: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
-    """Where both models' most likely tokens are the same."""
-    return a_N == b_N

@@ -1,4 +1,4 @@
-"""Progress bars and messages on stderr; quiet when the stream is no terminal asks for fewer lines."""
+"""Progress bars and messages on stderr; fewer lines where the stream is no terminal."""
 
 import sys
 from collections.abc import Iterator

@@ -111,9 +111,9 @@ def check_fit(settings: RunConfig, pair: ModelPair, corpus: Corpus) -> None:
     Raises:
         UserError: Names the option to change.
     """
+    longest = max(len(s.ids) for s in corpus.sequences)
     for handle in (pair.base, pair.finetuned):
         layers(settings.preprocessing.layers, len(handle.sites.layers))
-        longest = max(len(s.ids) for s in corpus.sequences)
         if handle.max_positions is not None and longest > handle.max_positions:
             raise UserError(
                 f"A document has {longest} tokens and the model reads at most {handle.max_positions}; "

@@ -7,7 +7,7 @@ which a difference between two models means nothing; in bf16 it is near 5e-3 nat
 import numpy as np
 import torch
 
-from diffing.analysis.divergences import agree, delta_nll, divergences, log_probs
+from diffing.analysis.divergences import delta_nll, divergences, log_probs
 from diffing.data.batches import make_batch
 from diffing.data.tokens import Corpus
 from diffing.methods.kl.stream import Rows
@@ -56,5 +56,5 @@ def _values(lp: torch.Tensor, lq: torch.Tensor, next_ids: torch.Tensor) -> dict[
         "reverse_kl": result.reverse_kl_N.abs(),
         "js": result.js_N.abs(),
         "delta_nll": delta_nll(lp[:n], lq[:n], next_ids).abs(),
-        "top1_agree": agree(result.top_finetuned_N, result.top_base_N),
+        "top1_agree": result.top_finetuned_N == result.top_base_N,
     }

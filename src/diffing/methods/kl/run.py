@@ -119,6 +119,11 @@ def _names(context: RunContext, data: Gathered) -> dict[int, str]:
 def _tabulate(
     config: KLConfig, context: RunContext, data: Gathered, floor: dict[str, float], notes: list[str]
 ) -> MethodOutput:
+    if bad := int(np.isnan(data.columns["kl"]).sum()):
+        raise UserError(
+            f"{bad:,} of {len(data.ids_N):,} tokens have no finite KL (NaN or infinite logits); "
+            "check the weights, or try model.dtype=float32."
+        )
     names = _names(context, data)
     sequences = sequence_table(data)
     tables = {
@@ -133,11 +138,6 @@ def _tabulate(
         "document_scores": document_score_table(sequences),
     }
     claimed = None if context.pair.spec.null_pair == "none" else False
-    if bad := int(np.isnan(data.columns["kl"]).sum()):
-        raise UserError(
-            f"{bad:,} of {len(data.ids_N):,} tokens have no finite KL (NaN or infinite logits); "
-            "check the weights, or try model.dtype=float32."
-        )
     return MethodOutput(
         tables=tables,
         evidence=evidence(tables["datasets"], tables["examples"], tables["token_scores"], claimed),

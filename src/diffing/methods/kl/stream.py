@@ -78,12 +78,12 @@ class Reader:
         ends = list(accumulate(batch.lengths))
         parts: list[tuple[dict[str, np.ndarray], Tensor, Tensor]] = []
         for start, stop, logits_f, logits_b in _blocks(finetuned, base, ends):
-            end = ends[bisect_right(ends, start)]
+            row = bisect_right(ends, start)
+            end = ends[row]
             next_ids = ids_N[start + 1 : min(stop + 1, end)].to(logits_f.device)
             parts.append(self._rows(logits_f, logits_b, next_ids, kept_N[start:stop]))
             if stop == end:
-                sequence = ends.index(end)
-                yield _sequence_result(batch.sequences[sequence], parts, batch.lengths[sequence])
+                yield _sequence_result(batch.sequences[row], parts, batch.lengths[row])
                 parts = []
 
     def _rows(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -103,8 +102,3 @@ def add_units(units: Iterator[dict[str, np.ndarray]]) -> tuple[dict[str, np.ndar
         for name in SUMS:
             totals[name] = totals[name] + unit[name] if name in totals else unit[name]
     return {k: np.concatenate(v) for k, v in columns.items()}, totals
-
-
-def shared_width(shared_ids: torch.Tensor | None, logits_width: int) -> int:
-    """Number of vocabulary ids compared."""
-    return logits_width if shared_ids is None else len(shared_ids)
