@@ -72,12 +72,9 @@ def test_a_mistake_is_a_sentence_with_cfg_too(command, wrong, right):
 @pytest.mark.parametrize(
     "args",
     [
-        ["diffing/method=normdiff"],
-        ["pipeline.methods=[normdiff]"],
-        ["pipeline.methods=[kl,normdiff]"],
         ["diffing/method=crosscoder"],
-        ["pipeline.mode=preprocessing"],
-        ["pipeline.mode=cache"],
+        ["pipeline.methods=[pca]"],
+        ["pipeline.methods=[kl,pca]"],
     ],
     ids=lambda a: a[0],
 )
@@ -85,10 +82,6 @@ def test_what_is_not_built_says_so(command, bench, tmp_path, args):
     outcome = command(bench.command(tmp_path / "out"), args)
     outcome.sentence("not built yet", alone=True)
     assert not run_folders(tmp_path / "out")
-
-
-def test_preprocessing_of_the_default_pair_says_so(command):
-    command("pipeline.mode=preprocessing").sentence("pipeline.mode=preprocessing", "not built yet", alone=True)
 
 
 def test_an_unknown_variant_is_told_the_names(command):

@@ -15,6 +15,7 @@ usage: python main.py [GROUP=NAME ...] [OPTION=VALUE ...] [--multirun] [--cfg jo
   python main.py organism=roman_concrete                     another organism
   python main.py organism=caps model=gemma3_1B               a pair from the hub
   python main.py model=custom model.id=DIR_OR_ID organism=custom organism.finetuned=DIR_OR_ID
+  python main.py diffing/method=normdiff                     how far activations moved, layer by layer
   python main.py --multirun organism=caps,roman_concrete     several runs, one after the other
 
 groups (GROUP=NAME)
@@ -22,7 +23,11 @@ groups (GROUP=NAME)
 
 often used options (all of them: --cfg job)
   organism_variant=NAME                  another finetuned model of the organism
-  pipeline.mode=full|diffing|report      everything, methods only, or the report again from finished results
+  pipeline.mode=full|preprocessing|diffing|report|cache
+                                         everything; activations only; methods only; the reports again; list caches
+  preprocessing.layers=[0.5]             layers to store: numbers, shares of the depth, or all
+  preprocessing.store=disk|live          keep activations for other methods, or read the models as they run
+  cache.action=list|verify|delete        with pipeline.mode=cache; cache.name=NAME chooses one
   pipeline.methods=[kl,…]                several methods in one process
   data.max_tokens=N  data.max_length=N   how much text: tokens per dataset, tokens per document
   data=custom data.path=FILE             your own text (jsonl, parquet, csv, txt)

@@ -15,6 +15,7 @@ from diffing.core.blocks import Section
 from diffing.core.config import Strict
 from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence, ScalarEvidence
+from diffing.core.layers import Layers, Site
 from diffing.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -47,6 +48,25 @@ class MethodConfig(Strict):
 
 
 @dataclass(frozen=True)
+class Needs:
+    """The activations a method reads.
+
+    Args:
+        layers: Layers as the user may write them, when they are read from disk; None: `preprocessing.layers`.
+        live_layers: The same when the models are read as they run; None: as `layers`.
+        sites: Where in each layer; None: `preprocessing.sites`.
+        with_preprocessing_layers: Whether `preprocessing.layers` are read besides.
+        option: Name of the option that chose the layers, for messages.
+    """
+
+    layers: Layers | None = None
+    live_layers: Layers | None = None
+    sites: tuple[Site, ...] | None = None
+    with_preprocessing_layers: bool = False
+    option: str = "preprocessing.layers"
+
+
+@dataclass(frozen=True)
 class MethodOutput:
     """What a method computed; the pipeline writes it to the run folder."""
 
@@ -71,7 +91,7 @@ class MethodSpec:
         figures: `(result) -> {name: plotly figure}`; reads tables, never computes.
         section: `(result) -> Section` for the report and the dashboard.
         headline: `(result) -> Section` printed in the terminal at the end of a run; tables and paragraphs only.
-        needs: `(config) -> layers` whose activations must be harvested before it can run.
+        needs: `(config) -> Needs`: the activations it reads; None when it reads none.
     """
 
     name: str
@@ -82,7 +102,7 @@ class MethodSpec:
     figures: Callable[["Result"], dict[str, Any]]
     section: Callable[["Result"], Section]
     headline: Callable[["Result"], Section]
-    needs: Callable[[Any], tuple[int | float | str, ...]] = lambda config: ()
+    needs: Callable[[Any], Needs | None] = lambda config: None
 
 
 def method_names() -> list[str]:

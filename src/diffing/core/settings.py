@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from diffing.core.config import Strict
-from diffing.core.specs import DataConfig, ModelSpec, NullPair, OrganismSpec, Sharing
+from diffing.core.layers import Layers, Site
+from diffing.core.specs import DataConfig, Dtype, ModelSpec, NullPair, OrganismSpec, Sharing
 
 Mode = Literal["full", "preprocessing", "diffing", "report", "cache"]
 
@@ -33,9 +34,20 @@ class PreprocessingConfig(Strict):
     """How text is read through the models."""
 
     store: Literal["disk", "live"] = "disk"
-    layers: tuple[int | float | str, ...] = (0.5,)
+    layers: Layers = Field(default=(0.5,), min_length=1)
+    sites: tuple[Site, ...] = Field(default=("residual",), min_length=1)
+    dtype: Dtype | None = None
     shard_bytes: int = Field(default=256 * 2**20, ge=2**16)
+    shard_tokens: int = Field(default=8192, ge=1)
     batch_tokens: int = Field(default=2048, ge=1)
+
+
+class CacheConfig(Strict):
+    """What `pipeline.mode=cache` does, and to which caches (`name`: the start of a cache's name, or all)."""
+
+    action: Literal["list", "verify", "delete"] = "list"
+    name: str | None = None
+    older_than_days: float | None = Field(default=None, ge=0)
 
 
 class StorageConfig(Strict):
@@ -84,6 +96,7 @@ class RunConfig(Strict):
     pipeline: PipelineConfig = PipelineConfig()
     pair: PairConfig = PairConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
+    cache: CacheConfig = CacheConfig()
     infrastructure: InfrastructureConfig = InfrastructureConfig()
     overwrite: bool = False
     seed: int = 0

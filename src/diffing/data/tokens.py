@@ -16,7 +16,7 @@ from diffing.data.documents import Document, read_documents, sample
 from diffing.data.sequences import SequenceMaker, TokenSequence
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 __all__ = ["ROLES", "Corpus", "TokenSequence", "tokenize_corpus", "tokenize_documents"]
 
@@ -48,7 +48,7 @@ class Corpus:
         return sum(len(s.ids) for s in self.sequences)
 
 
-def tokenize_corpus(spec: CorpusSpec, tokenizer: "PreTrainedTokenizerBase", rules: TemplateRules) -> Corpus:
+def tokenize_corpus(spec: CorpusSpec, tokenizer: "Tokenizer", rules: TemplateRules) -> Corpus:
     """Read and tokenise the datasets of `spec`.
 
     Raises:
@@ -64,7 +64,7 @@ def tokenize_corpus(spec: CorpusSpec, tokenizer: "PreTrainedTokenizerBase", rule
 def tokenize_documents(
     documents_by_dataset: Mapping[str, Sequence[Document]],
     spec: CorpusSpec,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "Tokenizer",
     rules: TemplateRules,
 ) -> Corpus:
     """Tokenise documents at hand; the limits and the seed of `spec` count, its datasets do not.

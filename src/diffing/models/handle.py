@@ -74,7 +74,7 @@ class ModelHandle:
         """
         ids_BT = ids_BT.to(self.device)
         with self.active():
-            return run_to_head(self.module, self.sites.head, ids_BT, self._mask(ids_BT, lengths))
+            return run_to_head(self.module, self.sites.head, ids_BT, self.mask(ids_BT, lengths))
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits in float32, shape (N, V), of hidden states that `final_hidden` gave."""
@@ -86,12 +86,13 @@ class ModelHandle:
     def forward_logits(self, ids_BT: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """The model's own logits in float32, shape (B, T, V)."""
         ids_BT = ids_BT.to(self.device)
-        mask_BT = self._mask(ids_BT, lengths)
+        mask_BT = self.mask(ids_BT, lengths)
         given = {} if mask_BT is None else {"attention_mask": mask_BT}
         with self.active(), torch.no_grad():
             return self.module(input_ids=ids_BT, use_cache=False, **given).logits.float()
 
-    def _mask(self, ids_BT: Tensor, lengths: Sequence[int] | None) -> Tensor | None:
+    def mask(self, ids_BT: Tensor, lengths: Sequence[int] | None) -> Tensor | None:
+        """An attention mask where this model needs one against padding, else None."""
         if not self.needs_mask or lengths is None:
             return None
         lengths_B = torch.tensor(list(lengths), device=ids_BT.device)

@@ -80,6 +80,22 @@ def load_module(spec: ModelSpec, source: ResolvedSource, dtype: Dtype) -> PreTra
     return cast(PreTrainedModel, loaded).eval().requires_grad_(False)
 
 
+def n_layers(spec: ModelSpec, source: ResolvedSource) -> int:
+    """Decoder layers, as the model's configuration says.
+
+    Raises:
+        UserError: The configuration cannot be read or does not say.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(
+                source.folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
+            )
+        return int(config.get_text_config(decoder=True).num_hidden_layers)
+    except _REFUSALS as error:
+        raise UserError(f"Model {source.id} cannot be loaded: {one_line(error)}.") from error
+
+
 def load_tokenizer(spec: ModelSpec, source: ResolvedSource) -> PreTrainedTokenizerBase:
     """Load the tokenizer of `spec.tokenizer_id`, or the one beside the model's files.
 

@@ -14,7 +14,7 @@ from diffing.core.errors import UserError
 from diffing.core.specs import Dtype, ModelSpec, PairSpec, Sharing, VariantSpec
 from diffing.core.templates import TemplateRules
 from diffing.models.adapters import is_adapter, read_config
-from diffing.models.loading import load_tokenizer
+from diffing.models.loading import load_tokenizer, n_layers
 from diffing.models.sources import ResolvedSource, resolve
 from diffing.models.templates import has_tokenizer, template_rules
 
@@ -37,6 +37,7 @@ class PairPlan:
         rules: Chat template rules.
         fingerprint: Of everything that determines numbers; names contents, never places.
         warnings: What a reader should know.
+        n_layers: Decoder layers of the base, as its configuration says.
     """
 
     base: ResolvedSource
@@ -49,6 +50,7 @@ class PairPlan:
     rules: TemplateRules
     fingerprint: str
     warnings: tuple[str, ...]
+    n_layers: int
 
 
 def plan_pair(spec: PairSpec) -> PairPlan:
@@ -84,7 +86,19 @@ def plan_pair(spec: PairSpec) -> PairPlan:
         "rules": (rules.chat_template, rules.end_of_turn, rules.has_thinking),
         "null_pair": spec.null_pair,
     }
-    return PairPlan(base, finetuned, kind, sharing, dtypes, tokenizer, theirs, rules, fingerprint(key), warnings)
+    return PairPlan(
+        base,
+        finetuned,
+        kind,
+        sharing,
+        dtypes,
+        tokenizer,
+        theirs,
+        rules,
+        fingerprint(key),
+        warnings,
+        n_layers(model, base),
+    )
 
 
 def pair_fingerprint(spec: PairSpec) -> str:

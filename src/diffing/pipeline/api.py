@@ -90,6 +90,7 @@ def run(
     overwrite: bool = False,
     skip_first_tokens: int = 1,
     batch_tokens: int = 2048,
+    store: str = "disk",
     **options: Any,
 ) -> Result:
     """Run one method on a loaded pair.
@@ -107,6 +108,8 @@ def run(
         overwrite: Compute again what is finished.
         skip_first_tokens: Leading positions that norm-scaled statistics leave out.
         batch_tokens: Padded tokens per batch.
+        store: Where a method that reads activations has them from: `disk` (harvested below `base_dir` and shared by
+            methods) or `live` (nothing is stored).
         **options: The method's own options.
 
     Returns:
@@ -123,7 +126,7 @@ def run(
     values = {
         "model": pair.spec.model, "organism": OrganismSpec(name=pair.spec.organism), "data": config,
         "diffing": {"method": chosen.model_dump()}, "infrastructure": {"storage": {"base_dir": str(base_dir)}},
-        "preprocessing": {"batch_tokens": batch_tokens}, "overwrite": overwrite, "seed": seed,
+        "preprocessing": {"batch_tokens": batch_tokens, "store": store}, "overwrite": overwrite, "seed": seed,
         "null_pair": pair.spec.null_pair, "skip_first_tokens": skip_first_tokens,
     }  # fmt: skip
     settings = parse(RunConfig, values)

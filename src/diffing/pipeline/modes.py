@@ -1,4 +1,4 @@
-"""The modes of the pipeline: run methods and show what came out, or write reports again."""
+"""The modes of the pipeline: harvest, run methods and show what came out, write reports again, tend caches."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from diffing.core.method import load_method
 from diffing.core.progress import say
 from diffing.core.result import Result, Results
 from diffing.core.settings import RunConfig
+from diffing.pipeline.caches import tend_caches
 from diffing.pipeline.planning import chosen_methods, model_label, organism_label, plan_pair_spec
 from diffing.pipeline.printing import print_result
 from diffing.pipeline.running import Session, run_settings
@@ -15,6 +16,9 @@ from diffing.report.render import write_report
 
 def perform(settings: RunConfig, session: Session) -> list[Result]:
     """Do what `pipeline.mode` says and print each result's summary."""
+    if settings.pipeline.mode == "cache":
+        tend_caches(settings)
+        return []
     results = rewrite_reports(settings) if settings.pipeline.mode == "report" else run_settings(settings, session)
     for result in results:
         print_result(result)

@@ -34,9 +34,17 @@ class Job:
     pair: PairSpec
     corpus: CorpusSpec
 
-    def key(self, pair_fingerprint: str, corpus_fingerprint: str) -> RunKey:
-        """The run's place, named by everything that determines its numbers."""
-        determined_by = {
+    def key(
+        self, pair_fingerprint: str, corpus_fingerprint: str, activations: Mapping[str, Any] | None = None
+    ) -> RunKey:
+        """The run's place, named by everything that determines its numbers.
+
+        Args:
+            pair_fingerprint: Of the pair.
+            corpus_fingerprint: Of the tokens.
+            activations: Slots and dtype of the activations that the method reads, if it reads any.
+        """
+        determined_by: dict[str, Any] = {
             "schema": SCHEMA,
             "pair": pair_fingerprint,
             "corpus": corpus_fingerprint,
@@ -47,6 +55,8 @@ class Job:
             "skip_template_tokens": self.corpus.skip_template_tokens,
             "batch_tokens": self.settings.preprocessing.batch_tokens,
         }
+        if activations is not None:
+            determined_by["activations"] = dict(activations)
         return RunKey(
             model_label(self.pair.model), organism_label(self.pair), self.pair.variant, self.method.name,
             fingerprint(determined_by),

@@ -3,24 +3,37 @@
 import errno
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffing.activations.source import ActivationSource
 from diffing.analysis.context import RunContext
 from diffing.core.errors import UserError
 from diffing.core.files import disk_errors
-from diffing.core.layers import layers
+from diffing.core.layers import Slot, layers
 from diffing.core.progress import say, warn
 from diffing.core.result import Result
-from diffing.core.runs import RunState, run_status
+from diffing.core.runs import RunKey, RunState, run_status
 from diffing.core.settings import RunConfig
 from diffing.core.specs import PairSpec
 from diffing.core.tracking import Log, tracker
-from diffing.data.tokens import Corpus, tokenize_corpus
+from diffing.data.tokens import Corpus
 from diffing.models.pair import ModelPair, load_pair
-from diffing.models.plan import plan_pair
 from diffing.pipeline.planning import Job, plan_jobs
+from diffing.pipeline.preparing import (
+    Prepared,
+    harvest_for,
+    joined,
+    open_source,
+    pair_facts,
+    prepare,
+    preprocessing_slots,
+    refuse_live_preprocessing,
+    slots_of,
+    storage_dtype,
+)
 from diffing.pipeline.writing import write_result
 
 _REMEDY = "free some space or set infrastructure.storage.base_dir=DIR, then run the same command: finished work is kept"
@@ -31,7 +44,7 @@ class Session:
     """What consecutive runs share: the pair that was loaded last.
 
     Args:
-        command: The command line that asked for the runs, for manifests.
+        command: The command line that asked for the runs, for manifests and messages.
     """
 
     command: str | None = None
@@ -53,19 +66,80 @@ def run_settings(settings: RunConfig, session: Session) -> list[Result]:
         UserError: Something the user can mend; what was computed before stays.
     """
     mode = settings.pipeline.mode
-    if mode in ("preprocessing", "cache"):
-        raise UserError(f"pipeline.mode={mode} is not built yet; what works now: pipeline.mode=full (or diffing).")
+    if mode == "preprocessing":
+        refuse_live_preprocessing(settings)
     jobs = plan_jobs(settings)
     _set_threads(settings.infrastructure.threads)
     base_dir = _writable(settings.infrastructure.storage.base_dir)
     with disk_errors(base_dir, _REMEDY):
-        return [run_job(job, base_dir, session) for job in jobs]
+        runs = _prepared_runs(jobs, base_dir, session)
+        if mode == "preprocessing":
+            preprocess(runs, settings.overwrite)
+            return []
+        if mode == "full":
+            _harvest_needs(runs)
+        return [_run(run) for run in runs]
+
+
+@dataclass
+class _Run:
+    """A job on its way.
+
+    Args:
+        job: What to do.
+        prepared: Its tokens and the pair's plan.
+        slots: The activations it reads.
+        base_dir: Output folder.
+        session: Holds the pair between jobs.
+        given: The pair, when it is loaded already.
+    """
+
+    job: Job
+    prepared: Prepared
+    slots: list[Slot]
+    base_dir: Path
+    session: Session
+    given: ModelPair | None = None
+    loaded: ModelPair | None = None
+    started: float = field(default_factory=time.time)
+
+    @property
+    def key(self) -> RunKey:
+        """Where the result belongs."""
+        reads = {"slots": [s.name for s in self.slots], "dtype": storage_dtype(self.job.settings)}
+        return self.job.key(self.prepared.fingerprint, self.prepared.corpus.fingerprint, reads if self.slots else None)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.key.folder(self.base_dir)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the result is there and need not be made again."""
+        return run_status(self.folder)[0] == "done" and not self.job.settings.overwrite
+
+    def pair(self) -> ModelPair:
+        """The models, loaded and checked when first asked for."""
+        if self.loaded is None:
+            pair = self.given or self.session.pair(self.prepared.fingerprint, self.job.pair)
+            check_fit(self.job.settings, pair, self.prepared.corpus, self.slots)
+            for note in (*pair.facts["warnings"], *self.prepared.corpus.notes):
+                warn(note)
+            self.loaded = pair
+        return self.loaded
+
+
+def _prepared_runs(jobs: Sequence[Job], base_dir: Path, session: Session) -> list[_Run]:
+    """Jobs of one configuration share pair and text, so both are prepared once."""
+    prepared = prepare(jobs[0])
+    return [_Run(job, prepared, slots_of(job, prepared.n_layers), base_dir, session) for job in jobs]
 
 
 def run_job(
     job: Job, base_dir: Path, session: Session, corpus: Corpus | None = None, pair: ModelPair | None = None
 ) -> Result:
-    """One method on one pair: found if it is done, else computed and written.
+    """One method on one pair: found if it is done, else harvested as needed, computed and written.
 
     Args:
         job: What to do.
@@ -74,38 +148,64 @@ def run_job(
         corpus: Given when the text comes from memory; else read as `job.corpus` says.
         pair: Given when it is loaded already.
     """
-    started = time.time()
-    if pair is None:
-        plan = plan_pair(job.pair)
-        fingerprint, tokenizer, rules = plan.fingerprint, plan.tokenizer, plan.rules
-    else:
-        fingerprint, tokenizer, rules = pair.fingerprint, pair.tokenizer, pair.rules
-    corpus = corpus or tokenize_corpus(job.corpus, tokenizer, rules)
-    key = job.key(fingerprint, corpus.fingerprint)
-    folder = key.folder(base_dir)
-    if run_status(folder)[0] == "done" and not job.settings.overwrite:
+    prepared = prepare(job, corpus, pair)
+    run = _Run(job, prepared, slots_of(job, prepared.n_layers), base_dir, session, pair)
+    _harvest_needs([run])
+    return _run(run)
+
+
+def preprocess(runs: Sequence[_Run], overwrite: bool) -> None:
+    """Harvest `preprocessing.layers`, and what the chosen methods need besides."""
+    first = runs[0]
+    always = preprocessing_slots(first.job.settings, first.prepared.n_layers)
+    wanted = joined([always, *(run.slots for run in runs)])
+    first.slots = wanted
+    cache = harvest_for(first.job, first.prepared, wanted, first.base_dir, first.session.command, first.pair, overwrite)
+    names = ", ".join(s.name for s in wanted)
+    say(f"Activations of {cache.plan.n_tokens:,} tokens at {names} are whole in {cache.folder}")
+
+
+def _harvest_needs(runs: Sequence[_Run]) -> None:
+    """Put on disk what unfinished runs will read there, in one pass."""
+    waiting = [run for run in runs if run.slots and not run.is_done]
+    if waiting and waiting[0].job.settings.preprocessing.store == "disk":
+        first, wanted = waiting[0], joined([run.slots for run in waiting])
+        overwrite = first.job.settings.overwrite
+        harvest_for(first.job, first.prepared, wanted, first.base_dir, first.session.command, first.pair, overwrite)
+
+
+def _run(run: _Run) -> Result:
+    folder = run.folder
+    if run.is_done:
         say(f"Found finished: {folder} (overwrite=true computes it again)")
         return Result(folder)
+    source = _source(run) if run.slots else None
     folder.mkdir(parents=True, exist_ok=True)
     with RunState(folder):
-        if run_status(folder)[0] == "done" and not job.settings.overwrite:
+        if run.is_done:
             return Result(folder)
         scratch = folder / "partial"
         if scratch.exists():
             say(f"Going on with the unfinished run in {folder}")
         scratch.mkdir(exist_ok=True)
-        pair = pair or session.pair(fingerprint, job.pair)
-        check_fit(job.settings, pair, corpus)
-        for note in (*pair.facts["warnings"], *corpus.notes):
-            warn(note)
-        with _log(job) as log:
-            context = _context(job, pair, corpus, scratch, log)
-            output = job.method.run(job.options, context)
+        if source is None:
+            run.pair()
+        with _log(run.job) as log:
+            context = _context(run, source, scratch, log)
+            output = run.job.method.run(run.job.options, context)
             log({s.name: s.value for s in output.summary if s.value is not None})
-        return write_result(folder, job, key, pair, corpus, output, started, session.command)
+        facts = pair_facts(source, run.loaded)
+        fingerprint = run.prepared.fingerprint
+        return write_result(
+            folder, run.job, run.key, fingerprint, facts, run.prepared.corpus, output, run.started, run.session.command
+        )
 
 
-def check_fit(settings: RunConfig, pair: ModelPair, corpus: Corpus) -> None:
+def _source(run: _Run) -> ActivationSource:
+    return open_source(run.job, run.prepared, run.slots, run.base_dir, run.session.command, run.pair)
+
+
+def check_fit(settings: RunConfig, pair: ModelPair, corpus: Corpus, slots: Sequence[Slot] = ()) -> None:
     """Refuse layers the models do not have, and text longer than their positions.
 
     Raises:
@@ -113,7 +213,9 @@ def check_fit(settings: RunConfig, pair: ModelPair, corpus: Corpus) -> None:
     """
     longest = max(len(s.ids) for s in corpus.sequences)
     for handle in (pair.base, pair.finetuned):
-        layers(settings.preprocessing.layers, len(handle.sites.layers))
+        n_layers = len(handle.sites.layers)
+        layers(settings.preprocessing.layers, n_layers)
+        layers([s.layer for s in slots], n_layers)
         if handle.max_positions is not None and longest > handle.max_positions:
             raise UserError(
                 f"A document has {longest} tokens and the model reads at most {handle.max_positions}; "
@@ -127,17 +229,20 @@ def _log(job: Job) -> AbstractContextManager[Log]:
     return tracker(wandb.enabled, wandb.project, wandb.entity, name, job.settings.model_dump(mode="json"))
 
 
-def _context(job: Job, pair: ModelPair, corpus: Corpus, scratch: Path, log: Log) -> RunContext:
-    settings = job.settings
+def _context(run: _Run, source: ActivationSource | None, scratch: Path, log: Log) -> RunContext:
+    settings = run.job.settings
     return RunContext(
-        pair=pair,
-        corpus=corpus,
+        load_pair=run.pair,
+        tokenizer=run.prepared.tokenizer,
+        corpus=run.prepared.corpus,
         seed=settings.seed,
         skip_first_tokens=settings.skip_first_tokens,
         batch_tokens=settings.preprocessing.batch_tokens,
-        skip_template_tokens=job.corpus.skip_template_tokens,
+        skip_template_tokens=run.job.corpus.skip_template_tokens,
+        null_pair=settings.null_pair,
         scratch=scratch,
         log=log,
+        activations=source,
     )
 
 

@@ -15,7 +15,6 @@ from diffing.core.result import Result
 from diffing.core.runs import SCHEMA, RunKey
 from diffing.core.tables import write_table
 from diffing.data.tokens import Corpus
-from diffing.models.pair import ModelPair
 from diffing.pipeline.planning import Job
 from diffing.report.render import write_report
 
@@ -24,7 +23,8 @@ def write_result(
     folder: Path,
     job: Job,
     key: RunKey,
-    pair: ModelPair,
+    pair_fingerprint: str,
+    pair_facts: Mapping[str, Any],
     corpus: Corpus,
     output: MethodOutput,
     started: float,
@@ -42,7 +42,7 @@ def write_result(
     write_evidence(staging / "evidence.json", output.evidence)
     scalars = to_json(Evidence(scalars=output.summary))["scalars"]
     write_json(staging / "summary.json", {"schema": SCHEMA, "scalars": scalars})
-    manifest = _manifest(job, key, pair, corpus, output, started, command)
+    manifest = _manifest(job, key, pair_fingerprint, pair_facts, corpus, output, started, command)
     pending = Result(staging, manifest)
     for name, figure in job.method.figures(pending).items():
         write_text(staging / "figures" / f"{name}.json", figure.to_json())
@@ -74,7 +74,14 @@ def _write_tensors(folder: Path, output: MethodOutput) -> None:
 
 
 def _manifest(
-    job: Job, key: RunKey, pair: ModelPair, corpus: Corpus, output: MethodOutput, started: float, command: str | None
+    job: Job,
+    key: RunKey,
+    pair_fingerprint: str,
+    pair_facts: Mapping[str, Any],
+    corpus: Corpus,
+    output: MethodOutput,
+    started: float,
+    command: str | None,
 ) -> dict[str, Any]:
     config = job.settings.model_dump(mode="json")
     config["diffing"] = {"method": job.options.model_dump(mode="json")}
@@ -91,8 +98,8 @@ def _manifest(
             "variant": key.variant,
             "base_id": job.pair.model.id,
             "finetuned_id": job.pair.finetuned.id if job.pair.finetuned else job.pair.model.id,
-            "fingerprint": pair.fingerprint,
-            "facts": pair.facts,
+            "fingerprint": pair_fingerprint,
+            "facts": dict(pair_facts),
         },
         "data": _data_facts(job, corpus),
         "seed": job.settings.seed,
@@ -103,7 +110,7 @@ def _manifest(
         "git": git_state(),
         "machine": machine(),
         "facts": dict(output.facts),
-        "notes": list(dict.fromkeys([*pair.facts["warnings"], *corpus.notes, *output.notes])),
+        "notes": list(dict.fromkeys([*pair_facts["warnings"], *corpus.notes, *output.notes])),
     }
 
 

@@ -18,14 +18,14 @@ def example_table(data: Gathered, names: Mapping[int, str], tokenizer: Decoder, 
     sums, counts = data.sequence_sums("kl", data.kept_N)
     mean = np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
     peaks = _peaks(data)
-    for dataset in data.corpus.datasets:
-        members = [i for i, s in enumerate(data.corpus.sequences) if s.dataset == dataset and i in peaks]
+    for dataset in data.tokens.datasets:
+        members = [i for i in peaks if data.tokens.dataset_of(i) == dataset]
         by_peak = sorted(members, key=lambda i: (-peaks[i][1], i))[: config.n_examples]
         by_mean = sorted(members, key=lambda i: (-mean[i], i))[: config.n_examples]
         for rank, i in enumerate(by_peak):
             rows.append(_peak_row(data, names, tokenizer, config, i, rank, peaks[i]))
         for rank, i in enumerate(by_mean):
-            whole = (0, len(data.corpus.sequences[i].ids))
+            whole = (0, data.tokens.length_of(i))
             rows.append(_row(data, names, tokenizer, i, whole, peaks[i][0], "mean", rank, float(mean[i])))
     return table_of(ExampleRow, rows)
 
@@ -34,8 +34,8 @@ def _peaks(data: Gathered) -> dict[int, tuple[int, float]]:
     """Position and value of each sequence's largest kept token KL."""
     kl = np.where(data.kept_N, data.values("kl"), -np.inf)
     found = {}
-    for i in np.unique(data.sequence_N[data.kept_N]).tolist():
-        values = kl[data.tokens_of(i)]
+    for i in np.unique(data.tokens.sequence_N[data.kept_N]).tolist():
+        values = kl[data.tokens.rows_of(i)]
         found[i] = (int(values.argmax()), float(values.max()))
     return found
 
@@ -52,7 +52,7 @@ def _peak_row(
     position, value = peak
     window = (
         max(0, position - config.context_before),
-        min(len(data.corpus.sequences[i].ids), position + config.context_after + 1),
+        min(data.tokens.length_of(i), position + config.context_after + 1),
     )
     return _row(data, names, tokenizer, i, window, position, "peak", rank, value)
 
@@ -68,18 +68,17 @@ def _row(
     rank: int,
     score: float,
 ) -> ExampleRow:
-    sequence = data.corpus.sequences[i]
-    first = data.tokens_of(i).start
+    first = data.tokens.rows_of(i).start
     here = slice(first + window[0], first + window[1])
-    ids = sequence.ids[window[0] : window[1]].tolist()
+    ids = data.tokens.ids_N[here].tolist()
     text, offsets = text_with_offsets(tokenizer, ids)
     columns, at = data.columns, first + peak
     nll = columns["delta_nll"][here].tolist()
     return ExampleRow(
-        dataset=sequence.dataset,
+        dataset=data.tokens.dataset_of(i),
         ranking=ranking,
         rank=rank,
-        sequence=sequence.index,
+        sequence=int(data.tokens.documents[i]),
         start=window[0],
         peak=peak,
         score=score,

@@ -21,7 +21,7 @@ def token_score_table(data: Gathered, names: Mapping[int, str]) -> pa.Table:
     marks a token that the finetuned model says where the base model does not.
     """
     n_tokens = int(data.kept_N.sum())
-    n_sequences = len(np.unique(data.sequence_N[data.kept_N]))
+    n_sequences = len(np.unique(data.tokens.sequence_N[data.kept_N]))
     total, squares = data.sums["kl_sum"].sum(0), data.sums["kl_squares"].sum(0)
     score, error = total / n_tokens, mean_stderr(total, squares, n_tokens, n_sequences)
     order = np.lexsort((data.shared_ids, -score))
@@ -38,8 +38,8 @@ def token_score_table(data: Gathered, names: Mapping[int, str]) -> pa.Table:
 def risen_fallen_table(data: Gathered, names: Mapping[int, str]) -> pa.Table:
     """Per dataset and direction, the tokens most often among the k that rose or fell most."""
     rows: list[RisenFallenRow] = []
-    for index, dataset in enumerate(data.corpus.datasets):
-        mask = data.kept_N & (data.dataset_N == index)
+    for index, dataset in enumerate(data.tokens.datasets):
+        mask = data.kept_N & (data.tokens.dataset_N == index)
         if mask.any():
             for direction in ("risen", "fallen"):
                 rows += _direction_rows(data, names, mask, index, dataset, direction)
@@ -77,31 +77,32 @@ def document_score_table(sequences: pa.Table) -> pa.Table:
 
 def token_table(data: Gathered, names: Mapping[int, str], max_rows: int) -> pa.Table:
     """One row per token in corpus order; above `max_rows`, whole sequences evenly spread over the corpus."""
-    index = np.unique(data.sequence_N)
-    if len(data.ids_N) > max_rows:
-        every = int(np.ceil(len(data.ids_N) / max_rows))
+    index = np.unique(data.tokens.sequence_N)
+    if len(data.tokens.ids_N) > max_rows:
+        every = int(np.ceil(len(data.tokens.ids_N) / max_rows))
         index = index[::every]
-    rows_N = np.isin(data.sequence_N, index)
+    rows_N = np.isin(data.tokens.sequence_N, index)
     if rows_N.sum() > max_rows:
         rows_N &= np.cumsum(rows_N) <= max_rows
     return pa.table(_token_columns(data, names, rows_N), schema=schema_of(TokenRow))
 
 
 def _token_columns(data: Gathered, names: Mapping[int, str], rows_N: np.ndarray) -> dict[str, pa.Array]:
-    has_next = data.next_N[rows_N] >= 0
+    has_next = data.tokens.next_N[rows_N] >= 0
     floats = {k: data.values(k)[rows_N] for k in ("kl", "reverse_kl", "js", "entropy_base", "entropy_ft")}
-    document = np.array([s.index for s in data.corpus.sequences])
     return {
-        "dataset": pa.array(np.array(data.corpus.datasets)[data.dataset_N[rows_N]]),
-        "sequence": pa.array(document[data.sequence_N[rows_N]].astype(np.int64)),
-        "position": pa.array(data.position_N[rows_N].astype(np.int64)),
-        "token_id": pa.array(data.ids_N[rows_N]),
-        "token": pa.array([names[i] for i in data.ids_N[rows_N].tolist()]),
-        "next_token_id": pa.array(data.next_N[rows_N], mask=~has_next),
-        "next_token": pa.array([names[i] if i >= 0 else None for i in data.next_N[rows_N].tolist()], type=pa.string()),
+        "dataset": pa.array(np.array(data.tokens.datasets)[data.tokens.dataset_N[rows_N]]),
+        "sequence": pa.array(data.tokens.documents[data.tokens.sequence_N[rows_N]]),
+        "position": pa.array(data.tokens.position_N[rows_N].astype(np.int64)),
+        "token_id": pa.array(data.tokens.ids_N[rows_N]),
+        "token": pa.array([names[i] for i in data.tokens.ids_N[rows_N].tolist()]),
+        "next_token_id": pa.array(data.tokens.next_N[rows_N], mask=~has_next),
+        "next_token": pa.array(
+            [names[i] if i >= 0 else None for i in data.tokens.next_N[rows_N].tolist()], type=pa.string()
+        ),
         **{k: pa.array(v) for k, v in floats.items()},
         "delta_nll": pa.array(data.values("delta_nll")[rows_N], mask=~has_next),
         "top1_agree": pa.array(data.values("top1_agree")[rows_N].astype(bool)),
-        "role": pa.array(np.array(ROLES)[data.role_N[rows_N]]),
+        "role": pa.array(np.array(ROLES)[data.tokens.role_N[rows_N]]),
         "kept": pa.array(data.kept_N[rows_N]),
     }

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from diffing.activations.reading import comparable_sequences
 from diffing.analysis.context import RunContext
 from diffing.analysis.token_text import token_strings
 from diffing.core.errors import UserError
 from diffing.core.method import MethodOutput
 from diffing.core.progress import Advance, bar
 from diffing.data.batches import make_batch, plan_batches
+from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus
 from diffing.methods.kl.config import KLConfig
 from diffing.methods.kl.examples import example_table
@@ -19,7 +21,7 @@ from diffing.methods.kl.gather import Gathered, gather
 from diffing.methods.kl.noise import noise_floor
 from diffing.methods.kl.rankings import document_score_table, risen_fallen_table, token_score_table, token_table
 from diffing.methods.kl.statistics import dataset_table, position_table, role_table, sequence_table
-from diffing.methods.kl.stream import Reader, kept_positions
+from diffing.methods.kl.stream import Reader
 from diffing.methods.kl.units import UnitWriter, add_units, cut_into_units, read_unit
 
 
@@ -30,49 +32,40 @@ def run(config: KLConfig, context: RunContext) -> MethodOutput:
         UserError: The text uses tokens that the two tokenizers do not share, or no token is left to compare.
     """
     corpus, notes = _comparable(context)
-    kept = _kept(context, corpus)
-    if not any(k.any() for k in kept.values()):
+    tokens, bos = TokenTable.of(corpus), context.tokenizer.bos_token_id
+    kept_N = tokens.kept(bos if isinstance(bos, int) else None, 0, context.skip_template_tokens)
+    if not kept_N.any():
         raise UserError(
             "No token is left to compare; lower the number of masked tokens (data.skip_template_tokens=false)."
         )
     floor = noise_floor(context.pair.base, corpus, config.noise_sequences, _pad_id(context))
-    data = _read(config, context, corpus, kept)
+    data = _read(config, context, corpus, tokens, kept_N)
     return _tabulate(config, context, data, floor, notes)
 
 
 def _comparable(context: RunContext) -> tuple[Corpus, list[str]]:
     """The corpus without sequences that hold tokens only one of the vocabularies knows."""
-    shared = context.pair.vocabulary.shared_ids
-    corpus = context.corpus
-    if shared is None:
+    corpus, pair = context.corpus, context.pair
+    chosen, left_out = comparable_sequences(corpus, pair)
+    if pair.vocabulary.shared_ids is None or chosen is None:
         return corpus, []
-    ids = shared.cpu().numpy()
-    good = tuple(s for s in corpus.sequences if np.isin(s.ids, ids).all())
-    if not good:
-        raise UserError(
-            "Every document holds tokens that the two tokenizers do not share; compare models of one tokenizer."
-        )
-    lost = len(corpus.sequences) - len(good)
-    note = f"vocabularies differ: compared on the {len(ids):,} ids whose strings agree, both distributions renormalised"
-    notes = [note, f"{lost} documents with other tokens left out"] if lost else [note]
-    return Corpus(corpus.datasets, good, corpus.fingerprint, corpus.notes, corpus.n_documents), notes
-
-
-def _kept(context: RunContext, corpus: Corpus) -> dict[int, np.ndarray]:
-    bos, skip = context.pair.tokenizer.bos_token_id, context.skip_template_tokens
-    assert bos is None or isinstance(bos, int)
-    return {i: kept_positions(s, bos, skip) for i, s in enumerate(corpus.sequences)}
+    good = tuple(corpus.sequences[i] for i in chosen)
+    note = (
+        f"vocabularies differ: compared on the {len(pair.vocabulary.shared_ids):,} ids whose strings agree, "
+        "both distributions renormalised"
+    )
+    return Corpus(corpus.datasets, good, corpus.fingerprint, corpus.notes, corpus.n_documents), [note, *left_out]
 
 
 def _pad_id(context: RunContext) -> int:
-    pad = context.pair.tokenizer.pad_token_id
+    pad = context.tokenizer.pad_token_id
     return pad if isinstance(pad, int) else 0
 
 
-def _read(config: KLConfig, context: RunContext, corpus: Corpus, kept: dict[int, np.ndarray]) -> Gathered:
+def _read(config: KLConfig, context: RunContext, corpus: Corpus, tokens: TokenTable, kept_N: np.ndarray) -> Gathered:
     lengths = [len(s.ids) for s in corpus.sequences]
     units = cut_into_units(plan_batches(lengths, context.batch_tokens), lengths, context.batch_tokens)
-    reader = Reader(context.pair, config.temperature, config.top_k, kept.__getitem__)
+    reader = Reader(context.pair, config.temperature, config.top_k, lambda i: kept_N[tokens.rows_of(i)])
     with bar("kl: reading both models", sum(lengths), "tokens") as advance:
 
         def read_all() -> Iterator[dict[str, np.ndarray]]:
@@ -80,7 +73,7 @@ def _read(config: KLConfig, context: RunContext, corpus: Corpus, kept: dict[int,
                 yield _unit(context, corpus, reader, number, unit, advance)
 
         columns, sums = add_units(read_all())
-    return gather(corpus, columns, sums, _shared_ids(context, sums["kl_sum"].shape[1]), kept)
+    return gather(tokens, columns, sums, _shared_ids(context, sums["kl_sum"].shape[1]), kept_N)
 
 
 def _unit(
@@ -112,8 +105,8 @@ def _shared_ids(context: RunContext, width: int) -> np.ndarray:
 
 
 def _names(context: RunContext, data: Gathered) -> dict[int, str]:
-    seen = [data.shared_ids, data.ids_N, data.columns["top_ft"], data.columns["top_base"]]
-    return token_strings(context.pair.tokenizer, np.unique(np.concatenate(seen)).tolist())
+    seen = [data.shared_ids, data.tokens.ids_N, data.columns["top_ft"], data.columns["top_base"]]
+    return token_strings(context.tokenizer, np.unique(np.concatenate(seen)).tolist())
 
 
 def _tabulate(
@@ -121,7 +114,7 @@ def _tabulate(
 ) -> MethodOutput:
     if bad := int(np.isnan(data.columns["kl"]).sum()):
         raise UserError(
-            f"{bad:,} of {len(data.ids_N):,} tokens have no finite KL (NaN or infinite logits); "
+            f"{bad:,} of {len(data.tokens.ids_N):,} tokens have no finite KL (NaN or infinite logits); "
             "check the weights, or try model.dtype=float32."
         )
     names = _names(context, data)
@@ -132,12 +125,12 @@ def _tabulate(
         "datasets": dataset_table(data, context.seed, floor),
         "positions": position_table(data, context.seed, config.max_positions),
         "roles": role_table(data, context.seed),
-        "examples": example_table(data, names, context.pair.tokenizer, config),
+        "examples": example_table(data, names, context.tokenizer, config),
         "risen_fallen": risen_fallen_table(data, names),
         "token_scores": token_score_table(data, names),
         "document_scores": document_score_table(sequences),
     }
-    claimed = None if context.pair.spec.null_pair == "none" else False
+    claimed = None if context.null_pair == "none" else False
     return MethodOutput(
         tables=tables,
         evidence=evidence(tables["datasets"], tables["examples"], tables["token_scores"], claimed),

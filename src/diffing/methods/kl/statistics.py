@@ -27,7 +27,7 @@ def dataset_table(data: Gathered, seed: int, null: Mapping[str, float]) -> pa.Ta
     """Mean with interval, spread and percentiles of each metric on each dataset."""
     rows = [
         _dataset_row(data, i, name, metric, seed, null)
-        for i, name in enumerate(data.corpus.datasets)
+        for i, name in enumerate(data.tokens.datasets)
         for metric in metrics_of(data)
     ]
     return table_of(DatasetRow, [r for r in rows if r is not None])
@@ -36,7 +36,7 @@ def dataset_table(data: Gathered, seed: int, null: Mapping[str, float]) -> pa.Ta
 def _dataset_row(
     data: Gathered, index: int, name: str, metric: str, seed: int, null: Mapping[str, float]
 ) -> DatasetRow | None:
-    mask = data.kept_N & (data.dataset_N == index)
+    mask = data.kept_N & (data.tokens.dataset_N == index)
     values = data.values(metric)[mask]
     values = values[~np.isnan(values)]
     if not len(values):
@@ -54,10 +54,10 @@ def _dataset_row(
 def position_table(data: Gathered, seed: int, max_positions: int) -> pa.Table:
     """Mean KL and ΔNLL by input position; every position counts here, a leading BOS too."""
     rows = []
-    for index, name in enumerate(data.corpus.datasets):
-        in_set = data.dataset_N == index
-        for position in range(min(max_positions, int(data.position_N[in_set].max(initial=-1)) + 1)):
-            here = in_set & (data.position_N == position)
+    for index, name in enumerate(data.tokens.datasets):
+        in_set = data.tokens.dataset_N == index
+        for position in range(min(max_positions, int(data.tokens.position_N[in_set].max(initial=-1)) + 1)):
+            here = in_set & (data.tokens.position_N == position)
             rows.append(_position_row(data, here, name, position, seed))
     return table_of(PositionRow, rows)
 
@@ -77,12 +77,16 @@ def _mean(data: Gathered, mask_N: np.ndarray, metric: str = "delta_nll") -> floa
 
 def role_table(data: Gathered, seed: int) -> pa.Table:
     """Mean KL by chat role, template tokens apart; roles are those of the input token."""
-    is_template_N = np.concatenate([data.corpus.sequences[i].is_template for i in np.unique(data.sequence_N)])
     rows = []
-    for index, name in enumerate(data.corpus.datasets):
+    for index, name in enumerate(data.tokens.datasets):
         for code, role in enumerate(ROLES):
             for is_template in (False, True):
-                mask = data.kept_N & (data.dataset_N == index) & (data.role_N == code) & (is_template_N == is_template)
+                mask = (
+                    data.kept_N
+                    & (data.tokens.dataset_N == index)
+                    & (data.tokens.role_N == code)
+                    & (data.tokens.is_template_N == is_template)
+                )
                 if mask.any():
                     sums, counts = data.sequence_sums("kl", mask)
                     interval = ratio_interval(sums, counts, generator(seed, "kl", "role", name, role, is_template))
@@ -99,16 +103,16 @@ def sequence_table(data: Gathered) -> pa.Table:
     """One row per document: means over its kept tokens."""
     means = {m: _sequence_means(data, m) for m in ("kl", "reverse_kl", "js", "delta_nll", "top1_agree")}
     counts = data.sequence_sums("kl", data.kept_N)[1]
-    peak = np.full(len(data.corpus.sequences), -np.inf)
-    np.maximum.at(peak, data.sequence_N[data.kept_N], data.values("kl")[data.kept_N])
+    peak = np.full(data.tokens.n_sequences, -np.inf)
+    np.maximum.at(peak, data.tokens.sequence_N[data.kept_N], data.values("kl")[data.kept_N])
     rows = []
-    for i in np.unique(data.sequence_N[data.kept_N]).tolist():
-        sequence, mean = data.corpus.sequences[i], {m: float(v[i]) for m, v in means.items()}
+    for i in np.unique(data.tokens.sequence_N[data.kept_N]).tolist():
+        mean = {m: float(v[i]) for m, v in means.items()}
         nll = None if np.isnan(mean["delta_nll"]) else mean["delta_nll"]
         rows.append(
             SequenceRow(
-                sequence.dataset, sequence.index, int(counts[i]), mean["kl"], float(peak[i]), mean["reverse_kl"],
-                mean["js"], nll, mean["top1_agree"],
+                data.tokens.dataset_of(i), int(data.tokens.documents[i]), int(counts[i]), mean["kl"], float(peak[i]),
+                mean["reverse_kl"], mean["js"], nll, mean["top1_agree"],
             )
         )  # fmt: skip
     return table_of(SequenceRow, rows)

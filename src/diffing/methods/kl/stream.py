@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffing.analysis.divergences import delta_nll, divergences, log_probs
 from diffing.data.batches import Batch
-from diffing.data.tokens import TokenSequence
 from diffing.models.pair import ModelHandle, ModelPair
 
 _HEAD_ROWS = 256
@@ -203,13 +202,3 @@ def _columns(joined: dict[str, np.ndarray], length: int) -> TokenColumns:
     return TokenColumns(
         values, joined["risen_ids"], joined["risen_change"], joined["fallen_ids"], joined["fallen_change"]
     )
-
-
-def kept_positions(sequence: TokenSequence, bos_id: int | None, skip_template: bool) -> np.ndarray:
-    """Which positions of a sequence count: not a leading BOS, and not template tokens when these are left out."""
-    kept = np.ones(len(sequence.ids), dtype=bool)
-    if bos_id is not None and len(sequence.ids) and sequence.ids[0] == bos_id and sequence.is_special[0]:
-        kept[0] = sequence.is_template[0]
-    if skip_template:
-        kept &= ~sequence.is_template
-    return kept
