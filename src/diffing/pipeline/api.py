@@ -1,24 +1,25 @@
-"""The Python API: load a pair, run a method, open results."""
+"""The Python API: load a pair, harvest activations, run a method, open results."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffing.activations.source import ActivationSource
 from diffing.core.config import parse
 from diffing.core.errors import UserError
 from diffing.core.files import disk_errors
 from diffing.core.method import load_method
 from diffing.core.result import Result, Results
 from diffing.core.settings import RunConfig
-from diffing.core.specs import DataConfig, ModelSpec, OrganismSpec, PairSpec, VariantSpec, is_local
+from diffing.core.specs import CorpusSpec, DataConfig, ModelSpec, OrganismSpec, PairSpec, VariantSpec, is_local
 from diffing.core.suggest import did_you_mean
 from diffing.data.documents import documents_from_texts
 from diffing.data.tokens import Corpus, tokenize_documents
 from diffing.models.pair import ModelPair
 from diffing.models.pair import load_pair as load_pair_from_spec
 from diffing.pipeline.catalogue import data_named, model_named, names, organism_named
-from diffing.pipeline.planning import Job, choose_variant, method_defaults, plan_corpus
-from diffing.pipeline.running import Session, run_job
+from diffing.pipeline.planning import Job, Subject, choose_variant, method_defaults, plan_corpus
+from diffing.pipeline.running import Session, run_job, source_of
 
 DEFAULT_MAX_LENGTH = 256
 
@@ -118,23 +119,75 @@ def run(
     Raises:
         UserError: An option, text or folder does not fit.
     """
-    limits = {"max_length": max_length, "skip_template_tokens": skip_template_tokens}
-    limits |= {k: v for k, v in {"max_tokens": max_tokens, "max_samples": max_samples}.items() if v is not None}
     spec = load_method(method)
     chosen = method_defaults(spec, options)
-    config = parse(DataConfig, {**_data_config(data).model_dump(), **limits}, "data")
-    values = {
-        "model": pair.spec.model, "organism": OrganismSpec(name=pair.spec.organism), "data": config,
-        "diffing": {"method": chosen.model_dump()}, "infrastructure": {"storage": {"base_dir": str(base_dir)}},
-        "preprocessing": {"batch_tokens": batch_tokens, "store": store}, "overwrite": overwrite, "seed": seed,
-        "null_pair": pair.spec.null_pair, "skip_first_tokens": skip_first_tokens,
-    }  # fmt: skip
-    settings = parse(RunConfig, values)
-    corpus = None if isinstance(data, (str, Path)) else _corpus_in_memory(data, settings, pair)
-    corpus_spec = plan_corpus(settings, _training(pair)) if corpus is None else _memory_spec(settings)
+    settings = _settings(
+        pair, data, chosen.model_dump(), base_dir, seed, overwrite, skip_first_tokens,
+        {"batch_tokens": batch_tokens, "store": store},
+        _limits(max_length, max_tokens, max_samples, skip_template_tokens),
+    )  # fmt: skip
+    corpus, corpus_spec = _corpus(data, settings, pair)
     job = Job(settings, spec, chosen, pair.spec, corpus_spec)
     with disk_errors(Path(base_dir), "set base_dir to a folder that can be written"):
         return run_job(job, Path(base_dir).expanduser(), Session(), corpus, pair)
+
+
+def harvest(
+    pair: ModelPair,
+    data: str | Path | Sequence[str | Sequence[dict[str, str]]] = "embedded",
+    layers: Sequence[int | float | str] = (0.5,),
+    sites: Sequence[str] = ("residual",),
+    *,
+    store: str = "disk",
+    dtype: str | None = None,
+    max_length: int = DEFAULT_MAX_LENGTH,
+    max_tokens: int | None = None,
+    max_samples: int | None = None,
+    skip_template_tokens: bool = False,
+    seed: int = 0,
+    base_dir: str | Path = "./outputs",
+    overwrite: bool = False,
+    skip_first_tokens: int = 1,
+    batch_tokens: int = 2048,
+) -> ActivationSource:
+    """Activations of both models at the same tokens.
+
+    Args:
+        pair: From `load_pair`.
+        data: Texts or chats, a path, or a data configuration, as for `run`.
+        layers: Indices, shares of the depth, or "all".
+        sites: `residual` (after a block), `attention`, `mlp`.
+        store: `disk`: kept below `base_dir/activations`, and only what is missing is computed; `live`: computed as it
+            is read.
+        dtype: Of the activations: float32, bfloat16 or float16; None: as the models compute.
+        max_length: Tokens per document.
+        max_tokens: Tokens per dataset; with data="embedded" 10,000 unless given.
+        max_samples: Documents per dataset.
+        skip_template_tokens: Leave chat template tokens out of statistics.
+        seed: Seed of samples.
+        base_dir: Output folder.
+        overwrite: Compute again what is there.
+        skip_first_tokens: Leading positions that statistics leave out.
+        batch_tokens: Padded tokens per batch.
+
+    Returns:
+        A source of aligned rows: `source.blocks()` in order, `shuffled_rows(source, …)` of
+        `diffing.activations.shuffle` mixed.
+
+    Raises:
+        UserError: A layer, site, text or folder does not fit, or the disk is full.
+    """
+    preprocessing = {"store": store, "layers": tuple(layers), "sites": tuple(sites), "dtype": dtype}
+    settings = _settings(
+        pair, data, {"name": "none"}, base_dir, seed, overwrite, skip_first_tokens,
+        {**preprocessing, "batch_tokens": batch_tokens},
+        _limits(max_length, max_tokens, max_samples, skip_template_tokens),
+    )  # fmt: skip
+    corpus, corpus_spec = _corpus(data, settings, pair)
+    subject = Subject(settings, pair.spec, corpus_spec)
+    folder = Path(base_dir).expanduser()
+    with disk_errors(folder, "set base_dir to a folder that can be written"):
+        return source_of(subject, corpus, pair, folder)
 
 
 def open_results(base_dir: str | Path = "./outputs") -> Results:
@@ -160,10 +213,31 @@ def _training(pair: ModelPair):
     return organism.training if organism else None
 
 
-def _memory_spec(settings: RunConfig):
-    return plan_corpus(settings, None)
+def _limits(
+    max_length: int, max_tokens: int | None, max_samples: int | None, skip_template_tokens: bool
+) -> dict[str, Any]:
+    given = {k: v for k, v in {"max_tokens": max_tokens, "max_samples": max_samples}.items() if v is not None}
+    return {"max_length": max_length, "skip_template_tokens": skip_template_tokens, **given}
 
 
-def _corpus_in_memory(data: Sequence[Any], settings: RunConfig, pair: ModelPair) -> Corpus:
+def _settings(
+    pair: ModelPair, data: Any, method: dict[str, Any], base_dir: str | Path, seed: int, overwrite: bool,
+    skip_first_tokens: int, preprocessing: dict[str, Any], limits: dict[str, Any],
+) -> RunConfig:  # fmt: skip
+    values = {
+        "model": pair.spec.model, "organism": OrganismSpec(name=pair.spec.organism),
+        "data": parse(DataConfig, {**_data_config(data).model_dump(), **limits}, "data"),
+        "diffing": {"method": method}, "infrastructure": {"storage": {"base_dir": str(base_dir)}},
+        "preprocessing": preprocessing, "overwrite": overwrite, "seed": seed,
+        "null_pair": pair.spec.null_pair, "skip_first_tokens": skip_first_tokens,
+    }  # fmt: skip
+    return parse(RunConfig, values)
+
+
+def _corpus(data: Any, settings: RunConfig, pair: ModelPair) -> tuple[Corpus | None, CorpusSpec]:
+    """Tokens of text in memory, None for what is read later; and the text's spec."""
+    if isinstance(data, (str, Path)):
+        return None, plan_corpus(settings, _training(pair))
+    spec = plan_corpus(settings, None)
     documents = documents_from_texts("custom", list(data))
-    return tokenize_documents({"custom": documents}, _memory_spec(settings), pair.tokenizer, pair.rules)
+    return tokenize_documents({"custom": documents}, spec, pair.tokenizer, pair.rules), spec

@@ -17,6 +17,21 @@ QUICK = ("kl", "normdiff", "weight_spectrum")
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What is looked at: a pair and a text, with everything that was asked for.
+
+    Args:
+        settings: Everything that was asked for.
+        pair: The pair.
+        corpus: The text.
+    """
+
+    settings: RunConfig
+    pair: PairSpec
+    corpus: CorpusSpec
+
+
+@dataclass(frozen=True)
 class Job:
     """One method on one pair and text, fully decided.
 
@@ -33,6 +48,11 @@ class Job:
     options: MethodConfig
     pair: PairSpec
     corpus: CorpusSpec
+
+    @property
+    def subject(self) -> Subject:
+        """The job without its method."""
+        return Subject(self.settings, self.pair, self.corpus)
 
     def key(
         self, pair_fingerprint: str, corpus_fingerprint: str, activations: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""From a job to what it reads: the pair's plan, the tokens, the activations, from disk or live."""
+"""From what is asked for to what is read: the pair's plan, the tokens, the activations, from disk or live."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus, tokenize_corpus
 from diffing.models.pair import ModelPair
 from diffing.models.plan import plan_pair
-from diffing.pipeline.planning import Job, model_label, organism_label
+from diffing.pipeline.planning import Job, Subject, model_label, organism_label
 
 if TYPE_CHECKING:
     from diffing.data.tokens import Tokenizer
@@ -32,7 +32,7 @@ _MAIN = "python main.py"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known of a job before any weights are read.
+    """What is known of a pair and a text before any weights are read.
 
     Args:
         fingerprint: Of the pair.
@@ -47,7 +47,7 @@ class Prepared:
     corpus: Corpus
 
 
-def prepare(job: Job, corpus: Corpus | None = None, pair: ModelPair | None = None) -> Prepared:
+def prepare(subject: Subject, corpus: Corpus | None = None, pair: ModelPair | None = None) -> Prepared:
     """Resolve sources and tokenise.
 
     Raises:
@@ -55,13 +55,13 @@ def prepare(job: Job, corpus: Corpus | None = None, pair: ModelPair | None = Non
     """
     rules: TemplateRules
     if pair is None:
-        plan = plan_pair(job.pair)
+        plan = plan_pair(subject.pair)
         fingerprint, tokenizer, rules, n_layers = plan.fingerprint, plan.tokenizer, plan.rules, plan.n_layers
     else:
         fingerprint, tokenizer, rules = pair.fingerprint, pair.tokenizer, pair.rules
         n_layers = len(pair.base.sites.layers)
-    layers(job.settings.preprocessing.layers, n_layers)
-    corpus = corpus or tokenize_corpus(job.corpus, tokenizer, rules)
+    layers(subject.settings.preprocessing.layers, n_layers)
+    corpus = corpus or tokenize_corpus(subject.corpus, tokenizer, rules)
     return Prepared(fingerprint, tokenizer, n_layers, corpus)
 
 
@@ -105,11 +105,11 @@ def storage_dtype(settings: RunConfig) -> str:
     return settings.preprocessing.dtype or computed
 
 
-def cache_of(job: Job, prepared: Prepared, base_dir: Path, command: str | None) -> Cache:
-    """The cache that belongs to a job's pair and text; its plan covers all documents."""
-    settings = job.settings.preprocessing
+def cache_of(subject: Subject, prepared: Prepared, base_dir: Path, command: str | None) -> Cache:
+    """The cache that belongs to a pair and text; its plan covers all documents."""
+    settings = subject.settings.preprocessing
     key = CacheKey(
-        prepared.fingerprint, prepared.corpus.fingerprint, settings.batch_tokens, storage_dtype(job.settings)
+        prepared.fingerprint, prepared.corpus.fingerprint, settings.batch_tokens, storage_dtype(subject.settings)
     )
     plan = plan_blocks(TokenTable.of(prepared.corpus), settings.batch_tokens)
     return Cache(key.folder(base_dir), key, plan, settings.shard_bytes, settings.shard_tokens, remake_command(command))
@@ -124,7 +124,7 @@ def remake_command(command: str | None) -> str:
 
 
 def harvest_for(
-    job: Job, prepared: Prepared, wanted: Sequence[Slot], base_dir: Path, command: str | None,
+    subject: Subject, prepared: Prepared, wanted: Sequence[Slot], base_dir: Path, command: str | None,
     load_pair: Callable[[], ModelPair], overwrite: bool,
 ) -> Cache:  # fmt: skip
     """Make sure that the activations of `wanted` are on disk and whole; the models are loaded only if some are missing.
@@ -132,22 +132,22 @@ def harvest_for(
     Raises:
         UserError: They cannot be made; what was made stays.
     """
-    cache = cache_of(job, prepared, base_dir, command)
+    cache = cache_of(subject, prepared, base_dir, command)
     if not overwrite and not cache.missing(wanted) and not cache.damaged(wanted):
         return _covering(cache, None)
     pair = load_pair()
     sequences, notes = comparable_sequences(prepared.corpus, pair)
     cache = _covering(cache, sequences)
-    settings = job.settings
-    kept = Kept(_bos_id(prepared), settings.skip_first_tokens, job.corpus.skip_template_tokens)
+    settings = subject.settings
+    kept = Kept(_bos_id(prepared), settings.skip_first_tokens, subject.corpus.skip_template_tokens)
     described = {
         "pair": {
-            "model": model_label(job.pair.model),
-            "organism": organism_label(job.pair),
-            "variant": job.pair.variant,
+            "model": model_label(subject.pair.model),
+            "organism": organism_label(subject.pair),
+            "variant": subject.pair.variant,
             "facts": pair.facts,
         },
-        "data": {"spec": job.corpus.model_dump(mode="json"), "n_documents": dict(prepared.corpus.n_documents)},
+        "data": {"spec": subject.corpus.model_dump(mode="json"), "n_documents": dict(prepared.corpus.n_documents)},
         "left_out": None if sequences is None else len(prepared.corpus.sequences) - len(sequences),
         "comparable": sequences,
     }
@@ -171,22 +171,22 @@ def _bos_id(prepared: Prepared) -> int | None:
 
 
 def open_source(
-    job: Job, prepared: Prepared, wanted: Sequence[Slot], base_dir: Path, command: str | None,
+    subject: Subject, prepared: Prepared, wanted: Sequence[Slot], base_dir: Path, command: str | None,
     load_pair: Callable[[], ModelPair],
 ) -> ActivationSource:  # fmt: skip
-    """The activations a job reads, as `preprocessing.store` says.
+    """The activations that are asked for, as `preprocessing.store` says.
 
     Raises:
         UserError: They are not on disk or damaged; names the command that makes them.
     """
-    if job.settings.preprocessing.store == "disk":
-        cache = _covering(cache_of(job, prepared, base_dir, command), None)
+    if subject.settings.preprocessing.store == "disk":
+        cache = _covering(cache_of(subject, prepared, base_dir, command), None)
         return DiskSource(cache, wanted)
     pair = load_pair()
     sequences, notes = comparable_sequences(prepared.corpus, pair)
-    reader = PairReader(pair, prepared.corpus, tuple(wanted), getattr(torch, storage_dtype(job.settings)))
-    plan = plan_blocks(TokenTable.of(prepared.corpus), job.settings.preprocessing.batch_tokens, sequences)
-    return LiveSource(reader, plan, job.settings.skip_first_tokens, notes)
+    reader = PairReader(pair, prepared.corpus, tuple(wanted), getattr(torch, storage_dtype(subject.settings)))
+    plan = plan_blocks(TokenTable.of(prepared.corpus), subject.settings.preprocessing.batch_tokens, sequences)
+    return LiveSource(reader, plan, subject.settings.skip_first_tokens, notes)
 
 
 def pair_facts(source: ActivationSource | None, pair: ModelPair | None) -> dict[str, Any]:

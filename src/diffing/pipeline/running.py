@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffing.activations.cache import Cache
 from diffing.activations.source import ActivationSource
 from diffing.analysis.context import RunContext
 from diffing.core.errors import UserError
@@ -21,7 +22,7 @@ from diffing.core.specs import PairSpec
 from diffing.core.tracking import Log, tracker
 from diffing.data.tokens import Corpus
 from diffing.models.pair import ModelPair, load_pair
-from diffing.pipeline.planning import Job, plan_jobs
+from diffing.pipeline.planning import Job, Subject, plan_jobs
 from diffing.pipeline.preparing import (
     Prepared,
     harvest_for,
@@ -119,11 +120,11 @@ class _Run:
         """Whether the result is there and need not be made again."""
         return run_status(self.folder)[0] == "done" and not self.job.settings.overwrite
 
-    def pair(self) -> ModelPair:
-        """The models, loaded and checked when first asked for."""
+    def pair(self, wanted: Sequence[Slot] = ()) -> ModelPair:
+        """The models, loaded when first asked for and checked to have what is read: the run's slots and `wanted`."""
         if self.loaded is None:
             pair = self.given or self.session.pair(self.prepared.fingerprint, self.job.pair)
-            check_fit(self.job.settings, pair, self.prepared.corpus, self.slots)
+            check_fit(self.job.settings, pair, self.prepared.corpus, [*self.slots, *wanted])
             for note in (*pair.facts["warnings"], *self.prepared.corpus.notes):
                 warn(note)
             self.loaded = pair
@@ -132,7 +133,7 @@ class _Run:
 
 def _prepared_runs(jobs: Sequence[Job], base_dir: Path, session: Session) -> list[_Run]:
     """Jobs of one configuration share pair and text, so both are prepared once."""
-    prepared = prepare(jobs[0])
+    prepared = prepare(jobs[0].subject)
     return [_Run(job, prepared, slots_of(job, prepared.n_layers), base_dir, session) for job in jobs]
 
 
@@ -148,7 +149,7 @@ def run_job(
         corpus: Given when the text comes from memory; else read as `job.corpus` says.
         pair: Given when it is loaded already.
     """
-    prepared = prepare(job, corpus, pair)
+    prepared = prepare(job.subject, corpus, pair)
     run = _Run(job, prepared, slots_of(job, prepared.n_layers), base_dir, session, pair)
     _harvest_needs([run])
     return _run(run)
@@ -159,8 +160,7 @@ def preprocess(runs: Sequence[_Run], overwrite: bool) -> None:
     first = runs[0]
     always = preprocessing_slots(first.job.settings, first.prepared.n_layers)
     wanted = joined([always, *(run.slots for run in runs)])
-    first.slots = wanted
-    cache = harvest_for(first.job, first.prepared, wanted, first.base_dir, first.session.command, first.pair, overwrite)
+    cache = _harvest(first, wanted, overwrite)
     names = ", ".join(s.name for s in wanted)
     say(f"Activations of {cache.plan.n_tokens:,} tokens at {names} are whole in {cache.folder}")
 
@@ -169,9 +169,13 @@ def _harvest_needs(runs: Sequence[_Run]) -> None:
     """Put on disk what unfinished runs will read there, in one pass."""
     waiting = [run for run in runs if run.slots and not run.is_done]
     if waiting and waiting[0].job.settings.preprocessing.store == "disk":
-        first, wanted = waiting[0], joined([run.slots for run in waiting])
-        overwrite = first.job.settings.overwrite
-        harvest_for(first.job, first.prepared, wanted, first.base_dir, first.session.command, first.pair, overwrite)
+        first = waiting[0]
+        _harvest(first, joined([run.slots for run in waiting]), first.job.settings.overwrite)
+
+
+def _harvest(run: _Run, wanted: list[Slot], overwrite: bool) -> Cache:
+    subject, command = run.job.subject, run.session.command
+    return harvest_for(subject, run.prepared, wanted, run.base_dir, command, lambda: run.pair(wanted), overwrite)
 
 
 def _run(run: _Run) -> Result:
@@ -202,7 +206,22 @@ def _run(run: _Run) -> Result:
 
 
 def _source(run: _Run) -> ActivationSource:
-    return open_source(run.job, run.prepared, run.slots, run.base_dir, run.session.command, run.pair)
+    return open_source(run.job.subject, run.prepared, run.slots, run.base_dir, run.session.command, run.pair)
+
+
+def source_of(subject: Subject, corpus: Corpus | None, pair: ModelPair, base_dir: Path) -> ActivationSource:
+    """Activations of a loaded pair at `preprocessing.layers`, harvested first if they are to be on disk.
+
+    Raises:
+        UserError: A layer, text or folder does not fit, or the disk is full.
+    """
+    prepared = prepare(subject, corpus, pair)
+    settings = subject.settings
+    wanted = preprocessing_slots(settings, prepared.n_layers)
+    check_fit(settings, pair, prepared.corpus, wanted)
+    if settings.preprocessing.store == "disk":
+        harvest_for(subject, prepared, wanted, base_dir, None, lambda: pair, settings.overwrite)
+    return open_source(subject, prepared, wanted, base_dir, None, lambda: pair)
 
 
 def check_fit(settings: RunConfig, pair: ModelPair, corpus: Corpus, slots: Sequence[Slot] = ()) -> None:
