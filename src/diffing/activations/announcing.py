@@ -4,8 +4,10 @@ import shutil
 import time
 
 from diffing.activations.cache import Cache
+from diffing.activations.plan import Shard
 from diffing.activations.reading import PairReader
 from diffing.core.errors import UserError
+from diffing.core.layers import Slot
 from diffing.core.progress import say
 
 _PROBE_TOKENS = 512
@@ -15,12 +17,9 @@ def announce(cache: Cache, reader: PairReader, width: int) -> None:
     """Say how many tokens, bytes and minutes the work takes, and refuse what the disk cannot hold."""
     n_tokens, n_slots = cache.plan.n_tokens, len(reader.slots)
     units = cache.units(width)
-    todo = [
-        sum(s.n_tokens for s in u.shards)
-        for u in units
-        if not all((cache.slot_folder(slot) / s.file).exists() for slot in reader.slots for s in u.shards)
-    ]
-    n_bytes = 2 * width * cache.dtype.itemsize * sum(todo) * n_slots
+    lacking = [[s for slot in reader.slots for s in u.shards if not _exists(cache, slot, s)] for u in units]
+    todo = [sum(s.n_tokens for s in u.shards) for u, shards in zip(units, lacking, strict=True) if shards]
+    n_bytes = 2 * width * cache.dtype.itemsize * sum(s.n_tokens for shards in lacking for s in shards)
     free = shutil.disk_usage(cache.folder).free
     if n_bytes > free:
         raise UserError(
@@ -36,6 +35,10 @@ def announce(cache: Cache, reader: PairReader, width: int) -> None:
         f"{sum(todo):,} tokens{done}, {size_of(n_bytes)} in {sum(len(u.shards) for u in units)} shards per place, "
         f"about {seconds / 60:.1f} minutes. Into {cache.folder}"
     )
+
+
+def _exists(cache: Cache, slot: Slot, shard: Shard) -> bool:
+    return (cache.slot_folder(slot) / shard.file).exists()
 
 
 def _seconds_per_token(cache: Cache, reader: PairReader) -> float:

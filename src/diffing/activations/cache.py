@@ -117,9 +117,9 @@ class Cache:
         return [slot for slot in slots if self.facts() is None or self.manifest(slot) is None]
 
     def damaged(self, slots: Sequence[Slot]) -> list[Path]:
-        """Files of whole slots that are missing or differ from their checksums; reads every byte."""
+        """The token table and files of whole slots, if missing or unlike their checksums; reads every byte."""
         listed = [entry for slot in slots for entry in self._files(slot)]
-        return damaged_files(listed)
+        return [*damaged_tokens(self.folder, self.facts()), *damaged_files(listed)]
 
     def _files(self, slot: Slot) -> list["ListedFile"]:
         folder, manifest = self.slot_folder(slot), self.manifest(slot)
@@ -152,6 +152,14 @@ def damaged_files(files: Sequence[ListedFile]) -> list[Path]:
                 found.append(file.path)
             advance(file.n_bytes / 2**20)
     return found
+
+
+def damaged_tokens(folder: Path, facts: Mapping[str, Any] | None) -> list[Path]:
+    """The token table of a cache, if it is missing or differs from its checksum; `facts` is `cache.json`."""
+    path, expected = folder / TOKENS, (facts or {}).get("tokens_sha256")
+    if expected is None or (path.exists() and sha256(path) == expected):
+        return []
+    return [path]
 
 
 def _is_whole(file: ListedFile) -> bool:

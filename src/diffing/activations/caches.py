@@ -8,7 +8,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diffing.activations.cache import CACHE, MANIFEST, SCHEMA, ListedFile, damaged_files, listed_files, read_quietly
+from diffing.activations.cache import (
+    CACHE,
+    MANIFEST,
+    SCHEMA,
+    ListedFile,
+    damaged_files,
+    damaged_tokens,
+    listed_files,
+    read_quietly,
+)
 from diffing.core.errors import UserError
 from diffing.core.runs import run_status
 
@@ -135,7 +144,7 @@ def damaged_in(entry: CacheEntry) -> list[Path]:
             files += listed_files(folder, read_quietly(folder / MANIFEST) or {})
         except (KeyError, TypeError):
             broken.append(folder / MANIFEST)
-    return broken + damaged_files(files)
+    return [*broken, *damaged_tokens(entry.folder, read_quietly(entry.folder / CACHE)), *damaged_files(files)]
 
 
 def delete_cache(entry: CacheEntry) -> None:

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from diffing.activations.reading import PairReader, measure_noise, sink_note
 from diffing.activations.shards import open_shard
 from diffing.activations.source import PairRows
 from diffing.activations.statistics import PairStatistics
-from diffing.activations.writing import Done, UnitWriter, found_shards
+from diffing.activations.writing import Done, Kept, UnitWriter, found_shards
 from diffing.core.config import fingerprint
 from diffing.core.files import atomic_path, sha256, write_json
 from diffing.core.layers import Slot
@@ -34,21 +33,6 @@ from diffing.data.tokens import Corpus
 from diffing.models.pair import ModelPair
 
 _AHEAD = 2
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Which tokens the statistics of a cache count.
-
-    Args:
-        bos_id: Leading tokens of this id are left out.
-        skip_first_tokens: Leading positions left out.
-        skip_template_tokens: Whether template tokens are.
-    """
-
-    bos_id: int | None
-    skip_first_tokens: int = 1
-    skip_template_tokens: bool = False
 
 
 def harvest(
@@ -107,13 +91,25 @@ def _repaired(cache: Cache, slots: Sequence[Slot]) -> list[Slot]:
     missing = cache.missing(slots)
     whole = [slot for slot in slots if slot not in missing]
     for path in cache.damaged(whole):
-        slot = next(s for s in whole if cache.slot_folder(s) == path.parent)
         warn(f"{path} does not match its checksum; it is computed again.")
+        if path == cache.folder / TOKENS:
+            _rewrite_tokens(cache)
+            continue
+        slot = next(s for s in whole if cache.slot_folder(s) == path.parent)
         (path.parent / MANIFEST).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         if slot not in missing:
             missing.append(slot)
     return [slot for slot in slots if slot in missing]
+
+
+def _rewrite_tokens(cache: Cache) -> None:
+    """Make `tokens.parquet` anew; another version of the library may write other bytes."""
+    facts = cache.facts()
+    assert facts is not None
+    write_table(cache.folder / TOKENS, _token_table(cache, cache.units(facts["width"])))
+    if (found := sha256(cache.folder / TOKENS)) != facts["tokens_sha256"]:
+        write_json(cache.folder / CACHE, {**facts, "tokens_sha256": found})
 
 
 def _begin(cache: Cache, reader: PairReader, described: Mapping[str, Any], notes: Sequence[str]) -> int:
@@ -186,25 +182,27 @@ class _Harvest:
 
     def _unit(self, unit: Unit, writing: ThreadPoolExecutor, advance: Advance) -> None:
         """Make a unit's missing shards: models here, everything else in the other thread."""
-        wanted = {slot: found_shards(self._cache, slot, unit) for slot in self._reader.slots}
+        wanted = {slot: found_shards(self._cache, slot, unit, self._kept) for slot in self._reader.slots}
         todo = tuple(slot for slot, found in wanted.items() if found is None)
         if todo:
             halved_before = self._reader.n_halved
             with ExitStack() as stack:
-                sinks = {s: UnitWriter(self._cache, s, unit, self._width, self._empty, stack) for s in todo}
-                pending: list[Future[None]] = []
+                sinks = {s: UnitWriter(self._cache, s, unit, self._kept, self._empty, stack) for s in todo}
+                pending: list[Future[Any]] = []
                 stack.callback(wait, pending)
                 for block in unit.blocks:
                     rows = self._reader.read(self._cache.plan.blocks[block], todo)
                     pending.append(writing.submit(self._store, sinks, block, rows))
                     if len(pending) > _AHEAD:
-                        pending.pop(0).result()
+                        pending[0].result()
+                        del pending[0]
                     advance(self._cache.plan.sizes[block])
                 for future in pending:
                     future.result()
                 halved = self._reader.n_halved - halved_before
                 for slot, sink in sinks.items():
-                    wanted[slot] = writing.submit(sink.close, halved).result()
+                    pending.append(closing := writing.submit(sink.close, halved))
+                    wanted[slot] = closing.result()
         else:
             advance(sum(self._cache.plan.sizes[b] for b in unit.blocks))
         for slot, done in wanted.items():
@@ -230,9 +228,10 @@ class _Harvest:
         size = (folder / STATISTICS).stat().st_size
         files.append({"file": STATISTICS, "bytes": size, "sha256": sha256(folder / STATISTICS), "n_tokens": 0})
         halved = sum(d.n_halved for d in done)
-        for sentence in _not_finite(slot, total):
+        lost = _not_finite(slot, total)
+        for sentence in lost:
             warn(sentence)
-        notes = _sink_notes(self._cache, slot, self._units[0].shards[0], self._kept)
+        notes = [*lost, *_sink_notes(self._cache, slot, self._units[0].shards[0], self._kept)]
         if halved:
             notes.append(f"{slot.name}: {halved} batches did not fit into memory and were read in halves.")
         write_json(

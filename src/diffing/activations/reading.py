@@ -40,12 +40,13 @@ class PairReader:
     slots: tuple[Slot, ...]
     dtype: torch.dtype
     n_halved: int = 0
-    _fits: int | None = field(default=None, init=False)
+    _too_large: int | None = field(default=None, init=False)
 
     def read(self, sequences: Sequence[int], slots: Sequence[Slot] | None = None) -> dict[Slot, PairRows]:
         """Activations of both models at all tokens of `sequences`, one sequence after the other, on the models' device.
 
-        A batch that does not fit into memory is read in halves; `n_halved` counts how often.
+        A batch that does not fit into memory is read in halves; `n_halved` counts how often. What is halved depends on
+        the batch and the memory alone, not on what was read before.
 
         Raises:
             UserError: A single sequence does not fit.
@@ -53,16 +54,13 @@ class PairReader:
         chosen = tuple(slots if slots is not None else self.slots)
         lengths = [len(self.corpus.sequences[i].ids) for i in sequences]
         padded = len(lengths) * max(lengths)
-        if self._fits is None or padded <= self._fits or len(sequences) == 1:
+        if self._too_large is None or padded < self._too_large or len(sequences) == 1:
             try:
                 return self._read(make_batch(self.corpus, sequences, self.pad_id), chosen)
             except _TooLarge:
-                self._fits = padded // 2
+                self._too_large = padded
         if len(sequences) == 1:
-            raise UserError(
-                f"One sequence of {padded} tokens does not fit into memory beside the models; lower data.max_length, "
-                "or use model.dtype=bfloat16."
-            )
+            raise UserError(_too_long(padded))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.n_halved += 1
@@ -141,7 +139,8 @@ def measure_noise(reader: PairReader, sequences: Sequence[int], skip_first_token
 
     Args:
         reader: Its pair's base is read.
-        sequences: Of these, `NOISE_SEQUENCES` evenly spread ones are read alone and together.
+        sequences: Of these, `NOISE_SEQUENCES` evenly spread ones are read alone and together; where memory is too
+            small for that, the shorter half of them, and so on.
         skip_first_tokens: Leading positions left out.
 
     Returns:
@@ -150,7 +149,7 @@ def measure_noise(reader: PairReader, sequences: Sequence[int], skip_first_token
     picks = np.unique(np.linspace(0, len(sequences) - 1, NOISE_SEQUENCES).astype(int)).tolist()
     chosen = sorted((sequences[i] for i in picks), key=lambda i: -len(reader.corpus.sequences[i].ids))
     base, pad = reader.pair.base, reader.pad_id
-    together = rows_of(base, make_batch(reader.corpus, chosen, pad), reader.slots)
+    together, chosen = _largest_batch(reader, chosen)
     sums: dict[Slot, np.ndarray] = {slot: np.zeros(4) for slot in reader.slots}
     first = 0
     for i in chosen:
@@ -163,6 +162,26 @@ def measure_noise(reader: PairReader, sequences: Sequence[int], skip_first_token
         first += n
     names = ("norm", "relative", "cosine")
     return {s: dict(zip(names, (v[:3] / v[3]).tolist(), strict=True)) if v[3] else {} for s, v in sums.items()}
+
+
+def _largest_batch(reader: PairReader, sequences: list[int]) -> tuple[dict[Slot, Tensor], list[int]]:
+    """The base's rows of sequences, longest first, read as one batch; without the longer half until they fit."""
+    while True:
+        try:
+            with _memory():
+                batch = make_batch(reader.corpus, sequences, reader.pad_id)
+                return rows_of(reader.pair.base, batch, reader.slots), sequences
+        except _TooLarge:
+            if len(sequences) == 1:
+                raise UserError(_too_long(len(reader.corpus.sequences[sequences[0]].ids))) from None
+        sequences = sequences[(len(sequences) + 1) // 2 :]
+
+
+def _too_long(n_tokens: int) -> str:
+    return (
+        f"One sequence of {n_tokens} tokens does not fit into memory beside the models; lower data.max_length, "
+        "or use model.dtype=bfloat16."
+    )
 
 
 def _differences(x_ND: Tensor, y_ND: Tensor) -> np.ndarray:

@@ -23,6 +23,21 @@ _HALVED = "halved_batches"
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Which tokens the statistics of a cache count.
+
+    Args:
+        bos_id: Leading tokens of this id are left out.
+        skip_first_tokens: Leading positions left out.
+        skip_template_tokens: Whether template tokens are.
+    """
+
+    bos_id: int | None
+    skip_first_tokens: int = 1
+    skip_template_tokens: bool = False
+
+
+@dataclass(frozen=True)
 class Done:
     """A slot's share of a finished shard."""
 
@@ -37,14 +52,15 @@ class UnitWriter:
     """Writes one slot's shards of one unit."""
 
     def __init__(
-        self, cache: Cache, slot: Slot, unit: Unit, width: int, empty: PairStatistics, stack: ExitStack
+        self, cache: Cache, slot: Slot, unit: Unit, kept: Kept, empty: PairStatistics, stack: ExitStack
     ) -> None:
         folder, examples = cache.slot_folder(slot), {**empty.to_tensors(), _HALVED: torch.tensor(0)}
+        width = len(empty.base.mean_D)
         self._shards = unit.shards
         self._statistics = {s.number: empty for s in unit.shards}
         self._writers = {
             s.number: stack.enter_context(
-                ShardWriter(folder / s.file, s.n_tokens, width, cache.dtype, examples, _metadata(cache, slot, s))
+                ShardWriter(folder / s.file, s.n_tokens, width, cache.dtype, examples, _metadata(cache, slot, s, kept))
             )
             for s in unit.shards
         }
@@ -87,10 +103,10 @@ def on_host(rows_ND: Tensor) -> Tensor:
     return held
 
 
-def _metadata(cache: Cache, slot: Slot, shard: Shard) -> dict[str, str]:
+def _metadata(cache: Cache, slot: Slot, shard: Shard, kept: Kept) -> dict[str, str]:
     """What a shard's header says of it; a shard that says otherwise is not taken for this one."""
     parts = [[p.block, p.start, p.tokens, p.row] for p in shard.parts]
-    content = {"key": vars(cache.key), "slot": slot.name, "parts": parts, "schema": SCHEMA}
+    content = {"key": vars(cache.key), "slot": slot.name, "parts": parts, "kept": vars(kept), "schema": SCHEMA}
     return {"diffing": fingerprint(content), "slot": slot.name, "shard": str(shard.number)}
 
 
@@ -105,12 +121,12 @@ def _opened(path: Path, metadata: Mapping[str, str]) -> ShardFile | None:
     return opened if opened.metadata == metadata else None
 
 
-def found_shards(cache: Cache, slot: Slot, unit: Unit) -> list[Done] | None:
+def found_shards(cache: Cache, slot: Slot, unit: Unit, kept: Kept) -> list[Done] | None:
     """What an earlier process finished of a unit; None unless all of it."""
     found = []
     for shard in unit.shards:
         path = cache.slot_folder(slot) / shard.file
-        opened = _opened(path, _metadata(cache, slot, shard))
+        opened = _opened(path, _metadata(cache, slot, shard, kept))
         if opened is None:
             return None
         statistics = PairStatistics.from_tensors({k: v for k, v in opened.statistics.items() if k != _HALVED})

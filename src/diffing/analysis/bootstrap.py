@@ -59,3 +59,47 @@ def mean_stderr(total: np.ndarray, total_of_squares: np.ndarray, n_tokens: int, 
         return np.full(np.shape(total), np.nan)
     spread = np.maximum(total_of_squares - total**2 / n_sequences, 0) * n_sequences / (n_sequences - 1)
     return np.sqrt(spread) / n_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """Ratios of sums with their 95 % intervals, one per column; NaN where unknown."""
+
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def ratio_intervals(
+    sums_SM: np.ndarray, counts_SM: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> Intervals:
+    """`ratio_interval` for many quantities of the same sequences at once, on the same resamples.
+
+    Args:
+        sums_SM: Sum of each quantity over each sequence's tokens, 0 where there are none.
+        counts_SM: Number of those tokens.
+        rng: Explicit generator.
+        resamples: Number of resamples.
+    """
+    n = len(sums_SM)
+    sums, counts = sums_SM.astype(np.float64), counts_SM.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = sums.sum(0) / counts.sum(0)
+        ratios = []
+        for start in range(0, resamples, step := max(1, _BLOCK // max(n, 1))):
+            m = min(step, resamples - start)
+            picks = rng.integers(0, n, size=(m, n)) + n * np.arange(m)[:, None]
+            weights = np.bincount(picks.ravel(), minlength=m * n).reshape(m, n).astype(np.float64)
+            ratios.append((weights @ sums) / (weights @ counts))
+    low, high = _percentiles(np.concatenate(ratios))
+    alone = (counts > 0).sum(0) < 2
+    low[alone], high[alone] = np.nan, np.nan
+    return Intervals(values, low, high)
+
+
+def _percentiles(ratios_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.full(ratios_RM.shape[1], np.nan), np.full(ratios_RM.shape[1], np.nan)
+    known = ~np.isnan(ratios_RM).all(0)
+    if known.any():
+        low[known], high[known] = np.nanpercentile(ratios_RM[:, known], [2.5, 97.5], axis=0)
+    return low, high

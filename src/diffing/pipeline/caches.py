@@ -49,7 +49,7 @@ def _list(entries: Sequence[CacheEntry], base_dir: Path) -> None:
         table.add_row(*(Text(cell) for cell in _row(e)))
     console.print(table)
     total = sum(e.n_bytes for e in entries)
-    console.print(Text(f"{len(entries)} caches, {size_of(total)}, below {base_dir / 'activations'}"))
+    console.print(Text(f"{_count(len(entries), 'cache')}, {size_of(total)}, below {base_dir / 'activations'}"))
     console.print(Text("cache.action=verify checks them; cache.action=delete cache.name=NAME removes one."))
 
 
@@ -62,11 +62,30 @@ def _row(entry: CacheEntry) -> tuple[str, ...]:
         entry.data,
         tokens,
         entry.dtype,
-        (", ".join(entry.whole) or "none") + unfinished,
+        _places(entry.whole) + unfinished,
         size_of(entry.n_bytes),
         _age(entry.age_days),
         entry.status,
     )
+
+
+def _places(slots: Sequence[str]) -> str:
+    """`residual 0–29, mlp 3, 7`: sites with the layers they are whole in."""
+    layers: dict[str, list[int]] = {}
+    for slot in slots:
+        layer, _, site = slot.partition("/")
+        layers.setdefault(site, []).append(int(layer.removeprefix("layer_")))
+    return ", ".join(f"{site} {_ranges(sorted(found))}" for site, found in layers.items()) or "none"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs)
 
 
 def _age(days: float) -> str:
@@ -79,16 +98,21 @@ def _verify(entries: Sequence[CacheEntry]) -> None:
     damaged = {entry.name: damaged_in(entry) for entry in entries}
     for entry in entries:
         files = damaged[entry.name]
-        print(f"{entry.name}  {'whole' if not files else f'DAMAGED: {len(files)} files'}  {size_of(entry.n_bytes)}")
+        state = f"DAMAGED: {_count(len(files), 'file')}" if files else "whole"
+        print(f"{entry.name}  {state}  {size_of(entry.n_bytes)}")
         for path in files:
             print(f"  {path}")
     n_files = sum(len(files) for files in damaged.values())
     if n_files:
         first = next(files[0] for files in damaged.values() if files)
         raise UserError(
-            f"{n_files} files do not match their checksums, the first is {first}; run the command that made the cache "
-            "with pipeline.mode=preprocessing: it computes them again."
+            f"{_count(n_files, 'file')} not as the checksums say, the first is {first}; run the command that made the "
+            "cache with pipeline.mode=preprocessing: what is damaged is computed again."
         )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _delete(entries: Sequence[CacheEntry]) -> None:

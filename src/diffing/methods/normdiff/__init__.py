@@ -1,0 +1,19 @@
+"""Per-token differences between the two models' activations."""
+
+from diffing.core.method import MethodSpec
+from diffing.methods.normdiff.config import NormDiffConfig, needs
+from diffing.methods.normdiff.figures import figures
+from diffing.methods.normdiff.run import run
+from diffing.methods.normdiff.section import headline, section
+
+METHOD = MethodSpec(
+    name="normdiff",
+    title="Activation differences",
+    summary="How far the finetuned model's activations moved from the base model's, at every token and layer.",
+    config=NormDiffConfig,
+    run=run,
+    figures=figures,
+    section=section,
+    headline=headline,
+    needs=needs,
+)

@@ -1,0 +1,141 @@
+"""Rankings of tokens and documents, mean vectors, and the capped table of all tokens."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from diffing.core.layers import Slot
+from diffing.core.tables import schema_of, table_of
+from diffing.data.chats import ROLES
+from diffing.methods.normdiff.gather import Gathered
+from diffing.methods.normdiff.groups import Group
+from diffing.methods.normdiff.results import DocumentScoreRow, TokenRow, TokenScoreRow, VectorRow
+from diffing.methods.normdiff.stream import METRICS
+
+_PSEUDO_COUNT = 5
+
+
+def token_score_table(data: Gathered, slot: Slot, names: Mapping[int, str]) -> pa.Table:
+    """The tokens that occur, by how far above the average the state moves when they are read.
+
+    Score: n/(n + 5)·(mean relative difference over the token's n kept occurrences − the mean over all kept tokens); the
+    factor shrinks what rests on a few occurrences toward 0.
+    """
+    relative = data.values(slot, "relative")
+    used = data.kept_N & ~np.isnan(relative)
+    ids, index_N = np.unique(data.tokens.ids_N[used], return_inverse=True)
+    if not len(ids):
+        return table_of(TokenScoreRow, [])
+    excess_N = relative[used] - relative[used].mean()
+    n = np.bincount(index_N)
+    score = np.bincount(index_N, weights=excess_N) / (n + _PSEUDO_COUNT)
+    error = _token_stderr(data.tokens.sequence_N[used], index_N, excess_N, n)
+    rows = [
+        TokenScoreRow(
+            int(ids[i]), names[int(ids[i])], float(score[i]), None if np.isnan(error[i]) else float(error[i]), None
+        )
+        for i in np.lexsort((ids, -score))
+    ]  # fmt: skip
+    return table_of(TokenScoreRow, rows)
+
+
+def _token_stderr(sequence_N: np.ndarray, index_N: np.ndarray, values_N: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Standard error of the scores, sequences being the independent units; NaN for a token of one sequence."""
+    cell, at = np.unique(sequence_N.astype(np.int64) * len(n) + index_N, return_inverse=True)
+    sums = np.bincount(at, weights=values_N)
+    token = cell % len(n)
+    n_sequences = np.bincount(token, minlength=len(n))
+    total, squares = np.bincount(token, weights=sums), np.bincount(token, weights=sums**2)
+    m = np.maximum(n_sequences, 2)
+    spread = np.maximum(squares - total**2 / m, 0) * m / (m - 1)
+    return np.where(n_sequences > 1, np.sqrt(spread) / (n + _PSEUDO_COUNT), np.nan)
+
+
+def document_score_table(sequences: pa.Table, slot: Slot) -> pa.Table:
+    """All documents by mean relative difference at `slot`."""
+    rows = [
+        DocumentScoreRow(r["dataset"], r["sequence"], r["mean_relative"])
+        for r in sequences.to_pylist()
+        if (r["layer"], r["site"]) == slot
+    ]
+    return table_of(DocumentScoreRow, sorted(rows, key=lambda r: (-r.score, r.dataset, r.document)))
+
+
+def vectors(data: Gathered, groups: Sequence[Group], names: Mapping[int, str]) -> tuple[pa.Table, dict[str, Tensor]]:
+    """The mean differences with their standard errors, and the tensors themselves in float32."""
+    rows: list[VectorRow] = []
+    tensors: dict[str, Tensor] = {}
+    for slot in data.slots:
+        sums = data.sums[slot]
+        for g, group in enumerate(groups):
+            n = int(sums["n"][g])
+            if n:
+                key = f"{slot.name}/{group.key}"
+                delta_D = sums["delta"][g] / n
+                rows.append(_vector_row(key, slot, group, delta_D, sums, g, names))
+                tensors[f"{key}/mean_delta"] = torch.from_numpy(delta_D).float()
+                if group.kind == "all":
+                    tensors[f"{key}/mean_base"] = torch.from_numpy(sums["base"][g] / n).float()
+                    tensors[f"{key}/mean_finetuned"] = torch.from_numpy(sums["finetuned"][g] / n).float()
+    return table_of(VectorRow, rows), tensors
+
+
+def _vector_row(
+    key: str, slot: Slot, group: Group, delta_D: np.ndarray, sums: Mapping[str, np.ndarray], g: int,
+    names: Mapping[int, str],
+) -> VectorRow:  # fmt: skip
+    n, square = int(sums["n"][g]), float(delta_D @ delta_D)
+    mean_square = float(sums["delta_squares"][g]) / n
+    return VectorRow(
+        key=key,
+        layer=slot.layer,
+        site=slot.site,
+        dataset=group.dataset,
+        kind=group.kind,
+        position=group.position,
+        token_id=group.token_id,
+        token=None if group.token_id is None else names[group.token_id],
+        n_tokens=n,
+        norm=square**0.5,
+        stderr=(max(mean_square - square, 0.0) / n) ** 0.5,
+        explained=min(square / mean_square, 1.0) if mean_square > 0 else None,
+        mean_norm_base=float(sums["base_norms"][g]) / n,
+    )
+
+
+def token_table(data: Gathered, names: Mapping[int, str], max_rows: int) -> pa.Table:
+    """Every token at every slot, layer by layer; above `max_rows`, whole sequences evenly spread over the corpus."""
+    table, per_slot = data.tokens, max(1, max_rows // len(data.slots))
+    index = np.unique(table.sequence_N[data.covered_N])
+    n_tokens = int(data.covered_N.sum())
+    if n_tokens > per_slot:
+        index = index[:: int(np.ceil(n_tokens / per_slot))]
+    chosen_N = data.covered_N & np.isin(table.sequence_N, index)
+    chosen_N &= np.cumsum(chosen_N) <= per_slot
+    common = _common_columns(data, names, chosen_N)
+    schema = schema_of(TokenRow)
+    n = int(chosen_N.sum())
+    parts = []
+    for slot in data.slots:
+        place = {"layer": pa.array(np.full(n, slot.layer)), "site": pa.array([slot.site] * n, type=pa.string())}
+        values = {m: pa.array(data.values(slot, m)[chosen_N], from_pandas=True) for m in METRICS}
+        columns = {**common, **place, **values}
+        parts.append(pa.table([columns[name] for name in schema.names], schema=schema))
+    return pa.concat_tables(parts)
+
+
+def _common_columns(data: Gathered, names: Mapping[int, str], chosen_N: np.ndarray) -> dict[str, pa.Array]:
+    table = data.tokens
+    return {
+        "dataset": pa.array(np.array(table.datasets)[table.dataset_N[chosen_N]]),
+        "sequence": pa.array(table.documents[table.sequence_N[chosen_N]]),
+        "position": pa.array(table.position_N[chosen_N].astype(np.int64)),
+        "token_id": pa.array(table.ids_N[chosen_N]),
+        "token": pa.array([names[i] for i in table.ids_N[chosen_N].tolist()], type=pa.string()),
+        "role": pa.array(np.array(ROLES)[table.role_N[chosen_N]]),
+        "is_template": pa.array(table.is_template_N[chosen_N]),
+        "kept": pa.array(data.kept_N[chosen_N]),
+    }

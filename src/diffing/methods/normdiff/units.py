@@ -1,0 +1,76 @@
+"""Finished pieces of the stream, kept in the run folder: an interrupted run goes on, and gives the same bits."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from diffing.activations.source import ActivationSource, Block
+from diffing.core.files import atomic_path
+from diffing.core.layers import Slot
+from diffing.core.progress import bar
+from diffing.methods.normdiff.stream import METRICS, Groups, add_sums, group_sums, metrics
+
+MOST_UNITS = 64
+SUMS = ("delta", "base", "finetuned", "delta_squares", "base_norms", "n")
+
+
+def read_all(source: ActivationSource, groups: Groups, scratch: Path) -> Iterator[dict[str, np.ndarray]]:
+    """Units in block order: columns `<slot>/<metric>` of their tokens, `token`, and sums `<slot>/sum/<name>`."""
+    sizes = [len(rows) for rows in source.block_tokens]
+    with bar("normdiff: reading activations", sum(sizes), "tokens") as advance:
+        for number, blocks in enumerate(_units(sizes)):
+            path = scratch / f"unit_{number:04d}.safetensors"
+            unit = _stored(path, source.slots)
+            if unit is None:
+                unit = _computed(source, groups, blocks, lambda block: advance(len(block.token_N)))
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(save({k: np.ascontiguousarray(v) for k, v in unit.items()}))
+            else:
+                advance(sum(sizes[b] for b in blocks))
+            yield unit
+
+
+def _units(sizes: Sequence[int]) -> list[list[int]]:
+    """Consecutive blocks in at most about `MOST_UNITS` units of similar size."""
+    goal, units, size = sum(sizes) / MOST_UNITS, [[]], 0
+    for block, n in enumerate(sizes):
+        if units[-1] and size >= goal:
+            units.append([])
+            size = 0
+        units[-1].append(block)
+        size += n
+    return units
+
+
+def _computed(
+    source: ActivationSource, groups: Groups, blocks: Sequence[int], done: Callable[[Block], None]
+) -> dict[str, np.ndarray]:
+    tokens: list[np.ndarray] = []
+    columns: dict[str, list[np.ndarray]] = {}
+    sums: dict[Slot, list[Mapping[str, np.ndarray]]] = {}
+    for block in source.blocks(order=blocks):
+        rows_M, group_M = groups.of(block.token_N)
+        tokens.append(block.token_N)
+        for slot, rows in block.rows.items():
+            for name, values in metrics(rows).items():
+                columns.setdefault(f"{slot.name}/{name}", []).append(values)
+            found = group_sums(rows, rows_M, group_M, groups.n_groups)
+            sums[slot] = [add_sums([*sums[slot], found])] if slot in sums else [found]
+        done(block)
+    unit = {name: np.concatenate(parts) for name, parts in columns.items()}
+    unit["token"] = np.concatenate(tokens)
+    return unit | {f"{slot.name}/sum/{name}": parts[0][name] for slot, parts in sums.items() for name in SUMS}
+
+
+def _stored(path: Path, slots: Sequence[Slot]) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    try:
+        unit = load_file(path)
+    except (SafetensorError, OSError, ValueError):
+        return None
+    expected = {f"{s.name}/{m}" for s in slots for m in METRICS} | {f"{s.name}/sum/{n}" for s in slots for n in SUMS}
+    return unit if set(unit) == {*expected, "token"} else None
