@@ -49,8 +49,7 @@ def _layers(result: Result) -> Any:
     figure.update_layout(
         xaxis_title="layer", yaxis_title="mean ‖δ‖ / mean norm", legend={"orientation": "h", "y": 1.12}
     )
-    if all(r["mean"] > 0 for r in rows):
-        figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_yaxes(rangemode="tozero")
     return figure
 
 
