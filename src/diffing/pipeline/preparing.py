@@ -172,16 +172,16 @@ def _bos_id(prepared: Prepared) -> int | None:
 
 def open_source(
     subject: Subject, prepared: Prepared, wanted: Sequence[Slot], base_dir: Path, command: str | None,
-    load_pair: Callable[[], ModelPair],
+    load_pair: Callable[[], ModelPair], verify: bool,
 ) -> ActivationSource:  # fmt: skip
-    """The activations that are asked for, as `preprocessing.store` says.
+    """The activations that are asked for, as `preprocessing.store` says; `verify` compares a cache with its checksums.
 
     Raises:
         UserError: They are not on disk or damaged; names the command that makes them.
     """
     if subject.settings.preprocessing.store == "disk":
         cache = _covering(cache_of(subject, prepared, base_dir, command), None)
-        return DiskSource(cache, wanted)
+        return DiskSource(cache, wanted, verify)
     pair = load_pair()
     sequences, notes = comparable_sequences(prepared.corpus, pair)
     reader = PairReader(pair, prepared.corpus, tuple(wanted), getattr(torch, storage_dtype(subject.settings)))

@@ -93,6 +93,9 @@ class _Run:
         base_dir: Output folder.
         session: Holds the pair between jobs.
         given: The pair, when it is loaded already.
+        loaded: The pair, once it was asked for.
+        is_verified: Whether what it reads from disk was compared with its checksums just now.
+        started: When the run began, seconds since 1970.
     """
 
     job: Job
@@ -102,6 +105,7 @@ class _Run:
     session: Session
     given: ModelPair | None = None
     loaded: ModelPair | None = None
+    is_verified: bool = False
     started: float = field(default_factory=time.time)
 
     @property
@@ -171,6 +175,8 @@ def _harvest_needs(runs: Sequence[_Run]) -> None:
     if waiting and waiting[0].job.settings.preprocessing.store == "disk":
         first = waiting[0]
         _harvest(first, joined([run.slots for run in waiting]), first.job.settings.overwrite)
+        for run in waiting:
+            run.is_verified = True
 
 
 def _harvest(run: _Run, wanted: list[Slot], overwrite: bool) -> Cache:
@@ -206,7 +212,8 @@ def _run(run: _Run) -> Result:
 
 
 def _source(run: _Run) -> ActivationSource:
-    return open_source(run.job.subject, run.prepared, run.slots, run.base_dir, run.session.command, run.pair)
+    subject, command, verify = run.job.subject, run.session.command, not run.is_verified
+    return open_source(subject, run.prepared, run.slots, run.base_dir, command, run.pair, verify)
 
 
 def source_of(subject: Subject, corpus: Corpus | None, pair: ModelPair, base_dir: Path) -> ActivationSource:
@@ -221,7 +228,7 @@ def source_of(subject: Subject, corpus: Corpus | None, pair: ModelPair, base_dir
     check_fit(settings, pair, prepared.corpus, wanted)
     if settings.preprocessing.store == "disk":
         harvest_for(subject, prepared, wanted, base_dir, None, lambda: pair, settings.overwrite)
-    return open_source(subject, prepared, wanted, base_dir, None, lambda: pair)
+    return open_source(subject, prepared, wanted, base_dir, None, lambda: pair, verify=False)
 
 
 def check_fit(settings: RunConfig, pair: ModelPair, corpus: Corpus, slots: Sequence[Slot] = ()) -> None:
