@@ -21,6 +21,8 @@ from diffing.core.layers import Slot
 from diffing.core.progress import bar
 
 SCHEMA = 1
+_FACTS = {"key", "width", "shard_limit", "tokens_sha256", "notes", "versions"}
+_MANIFEST = {"fingerprint", "files", "statistics", "noise", "notes"}
 CACHE, MANIFEST, TOKENS, STATISTICS = "cache.json", "manifest.json", "tokens.parquet", "statistics.safetensors"
 _LONG = 2**30
 
@@ -85,9 +87,26 @@ class Cache:
         path = self.folder / CACHE
         if not path.exists():
             return None
-        found = read_json(path, f"make the cache again with: {self.remake} overwrite=true")
+        remedy = f"make the cache again with: {self.remake} overwrite=true"
+        found = read_json(path, remedy)
         check_schema(found, self.folder, self.remake)
+        if not found.keys() >= _FACTS or found["key"] != vars(self.key):
+            raise UserError(f"{path} is corrupt (it does not describe this cache); {remedy}.")
         return found
+
+    def is_usable(self) -> bool:
+        """Whether there is a `cache.json` that can be read; without one nothing beside it can be used.
+
+        Raises:
+            UserError: It was made by a newer version of diffing.
+        """
+        found = read_quietly(self.folder / CACHE) or {}
+        if isinstance(found.get("schema"), int) and found["schema"] > SCHEMA:
+            check_schema(found, self.folder, self.remake)
+        try:
+            return self.facts() is not None
+        except UserError:
+            return False
 
     def limit(self, width: int) -> int:
         """Most tokens of a shard: as the cache was begun, else as the settings say."""
@@ -108,9 +127,16 @@ class Cache:
         path = self.slot_folder(slot) / MANIFEST
         if not path.exists():
             return None
-        found = read_json(path, f"make it again with: {self.remake} overwrite=true")
+        remedy = f"make it again with: {self.remake} overwrite=true"
+        found = read_json(path, remedy)
         check_schema(found, self.slot_folder(slot), self.remake)
+        if not found.keys() >= _MANIFEST or found["fingerprint"] != self.slot_fingerprint(slot):
+            raise UserError(f"{path} is corrupt (it does not describe {slot.name} of this cache); {remedy}.")
         return found
+
+    def slot_fingerprint(self, slot: Slot) -> str:
+        """Of everything that determines a slot's rows."""
+        return fingerprint({**vars(self.key), "slot": slot.name})
 
     def missing(self, slots: Sequence[Slot]) -> list[Slot]:
         """The slots that are not whole."""

@@ -22,7 +22,6 @@ from diffing.activations.shards import open_shard
 from diffing.activations.source import PairRows
 from diffing.activations.statistics import PairStatistics
 from diffing.activations.writing import Done, Kept, UnitWriter, found_shards
-from diffing.core.config import fingerprint
 from diffing.core.files import atomic_path, sha256, write_json
 from diffing.core.layers import Slot
 from diffing.core.progress import Advance, bar, warn
@@ -33,6 +32,7 @@ from diffing.data.tokens import Corpus
 from diffing.models.pair import ModelPair
 
 _AHEAD = 2
+_AHEAD_BYTES = 2**29
 
 
 def harvest(
@@ -78,10 +78,11 @@ def _clear(cache: Cache, slots: Sequence[Slot], overwrite: bool) -> None:
         leftover.unlink(missing_ok=True)
     if not overwrite:
         return
+    is_usable = cache.is_usable()
     for slot in slots:
         (cache.slot_folder(slot) / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(cache.slot_folder(slot), ignore_errors=True)
-    if not list(cache.folder.glob(f"layer_*/*/{MANIFEST}")):
+    if not is_usable or not list(cache.folder.glob(f"layer_*/*/{MANIFEST}")):
         (cache.folder / CACHE).unlink(missing_ok=True)
         (cache.folder / TOKENS).unlink(missing_ok=True)
 
@@ -187,32 +188,34 @@ class _Harvest:
         if todo:
             halved_before = self._reader.n_halved
             with ExitStack() as stack:
-                sinks = {s: UnitWriter(self._cache, s, unit, self._kept, self._empty, stack) for s in todo}
+                sinks = {
+                    s: stack.enter_context(UnitWriter(self._cache, s, unit, self._kept, self._empty)) for s in todo
+                }
                 pending: list[Future[Any]] = []
                 stack.callback(wait, pending)
                 for block in unit.blocks:
                     rows = self._reader.read(self._cache.plan.blocks[block], todo)
-                    pending.append(writing.submit(self._store, sinks, block, rows))
-                    if len(pending) > _AHEAD:
+                    n_bytes = sum(r.nbytes for pair in rows.values() for r in pair)
+                    halved = self._reader.n_halved - halved_before
+                    pending.append(writing.submit(self._store, sinks, block, rows, halved))
+                    del rows
+                    while len(pending) > _AHEAD or len(pending) * n_bytes > _AHEAD_BYTES:
                         pending[0].result()
                         del pending[0]
                     advance(self._cache.plan.sizes[block])
                 for future in pending:
                     future.result()
-                halved = self._reader.n_halved - halved_before
-                for slot, sink in sinks.items():
-                    pending.append(closing := writing.submit(sink.close, halved))
-                    wanted[slot] = closing.result()
+            wanted |= {slot: sink.done for slot, sink in sinks.items()}
         else:
             advance(sum(self._cache.plan.sizes[b] for b in unit.blocks))
         for slot, done in wanted.items():
             self._done[slot] += done or []
 
-    def _store(self, sinks: Mapping[Slot, "UnitWriter"], block: int, rows: Mapping[Slot, PairRows]) -> None:
+    def _store(self, sinks: Mapping[Slot, UnitWriter], block: int, rows: Mapping[Slot, PairRows], halved: int) -> None:
         token_N = self._cache.plan.token_rows[block]
         keep_N = torch.from_numpy(self._is_kept[token_N])
         for slot, sink in sinks.items():
-            sink.add(block, rows[slot], keep_N)
+            sink.add(block, rows[slot], keep_N, halved)
 
     def _finish(self, slot: Slot, noise: Mapping[str, float]) -> None:
         """Write a slot's merged statistics and its manifest."""
@@ -239,7 +242,7 @@ class _Harvest:
             {
                 "schema": SCHEMA,
                 "slot": slot.name,
-                "fingerprint": fingerprint({**vars(self._cache.key), "slot": slot.name}),
+                "fingerprint": self._cache.slot_fingerprint(slot),
                 "n_tokens": self._cache.plan.n_tokens,
                 "width": self._width,
                 "dtype": self._cache.key.dtype,

@@ -224,7 +224,7 @@ def _mapped(mapped: mmap.mmap, entry: Mapping, first: int) -> Tensor:
     dtype = {name: d for d, name in DTYPES.items()}[entry["dtype"]]
     start, stop = entry["data_offsets"]
     shape = torch.Size(entry["shape"])
-    if first + stop > len(mapped) or stop - start != shape.numel() * dtype.itemsize:
+    if start < 0 or first + stop > len(mapped) or stop - start != shape.numel() * dtype.itemsize:
         raise ValueError("offsets outside the file")
     if not shape.numel():
         return torch.empty(shape, dtype=dtype)

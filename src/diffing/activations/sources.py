@@ -34,7 +34,7 @@ class DiskSource(ActivationSource):
     def __init__(self, cache: Cache, slots: Sequence[Slot], verify: bool = True) -> None:
         if missing := cache.missing(slots):
             names = ", ".join(s.name for s in missing)
-            raise UserError(f"No activations of {names} in {cache.folder}; make them with: {cache.remake}")
+            raise UserError(f"No activations of {names} in {cache.folder}; make them with: {cache.remake}.")
         self._cache, self._slots = cache, tuple(slots)
         self._facts = cache.facts() or {}
         self._manifests = {s: cache.manifest(s) or {} for s in slots}
@@ -42,7 +42,7 @@ class DiskSource(ActivationSource):
             more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
             raise UserError(
                 f"{damaged[0]}{more} does not match its checksum: it is cut off or damaged; "
-                f"only what is damaged is computed again by: {cache.remake}"
+                f"only what is damaged is computed again by: {cache.remake}."
             )
         self._places = _places(cache.units(self.width), len(cache.plan.blocks))
         self._open: OrderedDict[tuple[Slot, int], ShardFile] = OrderedDict()

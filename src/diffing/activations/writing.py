@@ -1,21 +1,21 @@
 """Writes one slot's share of a unit, and takes up what an earlier process wrote."""
 
+from collections import deque
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from diffing.activations.cache import SCHEMA, Cache
 from diffing.activations.plan import Shard, Unit
-from diffing.activations.shards import ShardFacts, ShardFile, ShardWriter, open_shard
+from diffing.activations.shards import ShardFacts, ShardFile, ShardWriter, open_shard, written_shard
 from diffing.activations.source import PairRows
 from diffing.activations.statistics import PairStatistics
 from diffing.core.config import fingerprint
 from diffing.core.errors import UserError
-from diffing.core.files import sha256
 from diffing.core.layers import Slot
 from diffing.core.progress import warn
 
@@ -49,46 +49,57 @@ class Done:
 
 
 class UnitWriter:
-    """Writes one slot's shards of one unit."""
+    """Writes one slot's shards of one unit, one after the other, so that a single file is open at a time.
 
-    def __init__(
-        self, cache: Cache, slot: Slot, unit: Unit, kept: Kept, empty: PairStatistics, stack: ExitStack
-    ) -> None:
-        folder, examples = cache.slot_folder(slot), {**empty.to_tensors(), _HALVED: torch.tensor(0)}
-        width = len(empty.base.mean_D)
-        self._shards = unit.shards
-        self._statistics = {s.number: empty for s in unit.shards}
-        self._writers = {
-            s.number: stack.enter_context(
-                ShardWriter(folder / s.file, s.n_tokens, width, cache.dtype, examples, _metadata(cache, slot, s, kept))
-            )
-            for s in unit.shards
-        }
+    A context manager: what is not finished when it is left is removed.
+    """
 
-    def add(self, block: int, rows: PairRows, keep_N: Tensor) -> None:
-        """Take a block's rows: statistics where they lie, then to the host and into the file."""
-        for shard in self._shards:
-            for part in (p for p in shard.parts if p.block == block):
-                here = slice(part.start, part.start + part.tokens)
-                base, finetuned, keep = (
-                    rows.base_ND[here],
-                    rows.finetuned_ND[here],
-                    keep_N[here].to(rows.base_ND.device),
-                )
-                some = PairStatistics.of(base[keep], finetuned[keep])
-                self._statistics[shard.number] = self._statistics[shard.number].merge(some)
-                self._writers[shard.number].add(on_host(base), on_host(finetuned))
+    def __init__(self, cache: Cache, slot: Slot, unit: Unit, kept: Kept, empty: PairStatistics) -> None:
+        self.done: list[Done] = []
+        self._cache, self._slot, self._kept, self._empty = cache, slot, kept, empty
+        self._parts = deque((shard, part) for shard in unit.shards for part in shard.parts)
+        self._writer: ShardWriter | None = None
+        self._statistics, self._n_halved = empty, 0
 
-    def close(self, halved: int) -> list[Done]:
-        """Finish the shards."""
-        done = []
-        for shard in self._shards:
-            statistics = self._statistics[shard.number]
-            values = {**statistics.to_tensors(), _HALVED: torch.tensor(halved)}
-            facts = self._writers[shard.number].close(values)
-            done.append(Done(shard.file, facts, statistics, shard.n_tokens, halved))
-            halved = 0
-        return done
+    def __enter__(self) -> "UnitWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+
+    def add(self, block: int, rows: PairRows, keep_N: Tensor, n_halved: int) -> None:
+        """Take a block's rows: statistics where they lie, then to the host and into the file.
+
+        Args:
+            block: The unit's blocks, in order.
+            rows: Its activations.
+            keep_N: Which of them statistics count.
+            n_halved: How many batches of the unit were read in halves so far.
+        """
+        while self._parts and self._parts[0][1].block == block:
+            shard, part = self._parts.popleft()
+            self._writer = writer = self._writer or self._begin(shard)
+            here = slice(part.start, part.start + part.tokens)
+            base, finetuned = rows.base_ND[here], rows.finetuned_ND[here]
+            keep = keep_N[here].to(base.device)
+            self._statistics = self._statistics.merge(PairStatistics.of(base[keep], finetuned[keep]))
+            writer.add(on_host(base), on_host(finetuned))
+            if part is shard.parts[-1]:
+                self._end(shard, writer, n_halved)
+
+    def _begin(self, shard: Shard) -> ShardWriter:
+        examples = {**self._empty.to_tensors(), _HALVED: torch.tensor(0)}
+        return ShardWriter(
+            self._cache.slot_folder(self._slot) / shard.file, shard.n_tokens, len(self._empty.base.mean_D),
+            self._cache.dtype, examples, _metadata(self._cache, self._slot, shard, self._kept),
+        )  # fmt: skip
+
+    def _end(self, shard: Shard, writer: ShardWriter, n_halved: int) -> None:
+        statistics, halved = self._statistics, n_halved - self._n_halved
+        facts = writer.close({**statistics.to_tensors(), _HALVED: torch.tensor(halved)})
+        self.done.append(Done(shard.file, facts, statistics, shard.n_tokens, halved))
+        self._writer, self._statistics, self._n_halved = None, self._empty, n_halved
 
 
 def on_host(rows_ND: Tensor) -> Tensor:
@@ -122,14 +133,17 @@ def _opened(path: Path, metadata: Mapping[str, str]) -> ShardFile | None:
 
 
 def found_shards(cache: Cache, slot: Slot, unit: Unit, kept: Kept) -> list[Done] | None:
-    """What an earlier process finished of a unit; None unless all of it."""
+    """What an earlier process finished of a unit; None unless all of it is there as it was written."""
     found = []
     for shard in unit.shards:
         path = cache.slot_folder(slot) / shard.file
         opened = _opened(path, _metadata(cache, slot, shard, kept))
         if opened is None:
             return None
+        facts = written_shard(path)
+        if facts is None:
+            warn(f"{path} was damaged since it was written; it is computed again.")
+            return None
         statistics = PairStatistics.from_tensors({k: v for k, v in opened.statistics.items() if k != _HALVED})
-        facts = ShardFacts(path.stat().st_size, sha256(path))
         found.append(Done(shard.file, facts, statistics, shard.n_tokens, int(opened.statistics[_HALVED])))
     return found

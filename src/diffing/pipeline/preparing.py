@@ -134,7 +134,7 @@ def harvest_for(
     """
     cache = cache_of(subject, prepared, base_dir, command)
     if not overwrite and not cache.missing(wanted) and not cache.damaged(wanted):
-        return _covering(cache, None)
+        return _as_made(cache)
     pair = load_pair()
     sequences, notes = comparable_sequences(prepared.corpus, pair)
     cache = _covering(cache, sequences)
@@ -155,13 +155,17 @@ def harvest_for(
     return cache
 
 
-def _covering(cache: Cache, sequences: Sequence[int] | None) -> Cache:
-    """The cache with a plan of those sequences only that both models can read (as it says itself, once it exists)."""
+def _as_made(cache: Cache) -> Cache:
+    """The cache with the plan that it was made by."""
     facts = cache.facts()
-    chosen = facts["comparable"] if facts is not None else sequences
-    if chosen is None:
+    return cache if facts is None else _covering(cache, facts["comparable"])
+
+
+def _covering(cache: Cache, sequences: Sequence[int] | None) -> Cache:
+    """The cache with a plan of those sequences only that both models can read; None: all."""
+    if sequences is None:
         return cache
-    plan: BlockPlan = plan_blocks(cache.plan.tokens, cache.key.batch_tokens, chosen)
+    plan: BlockPlan = plan_blocks(cache.plan.tokens, cache.key.batch_tokens, sequences)
     return Cache(cache.folder, cache.key, plan, cache.shard_bytes, cache.shard_tokens, cache.remake)
 
 
@@ -180,7 +184,7 @@ def open_source(
         UserError: They are not on disk or damaged; names the command that makes them.
     """
     if subject.settings.preprocessing.store == "disk":
-        cache = _covering(cache_of(subject, prepared, base_dir, command), None)
+        cache = _as_made(cache_of(subject, prepared, base_dir, command))
         return DiskSource(cache, wanted, verify)
     pair = load_pair()
     sequences, notes = comparable_sequences(prepared.corpus, pair)
