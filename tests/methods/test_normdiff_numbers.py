@@ -172,6 +172,7 @@ def test_roles_and_template_tokens(result):
     assert "<|im_start|>" in {r["token"] for r in written}
     for row in written:
         here = tokens[(tokens.layer == row["layer"]) & (tokens.token_id == row["token_id"]) & tokens.is_template]
+        here = here[here.position >= 1]
         assert (row["n_tokens"], row["mean_relative"]) == (len(here), pytest.approx(here.relative.mean(), rel=1e-6))
 
 
@@ -193,7 +194,7 @@ def test_vectors_are_the_mean_differences(tiny_pair, result):
         for key, mask in (
             (f"{slot.name}/all/all", table.position_N >= 1),
             (f"{slot.name}/custom/position_2", table.position_N == 2),
-            (template["key"], table.is_template_N & (table.ids_N == 1)),
+            (template["key"], table.is_template_N & (table.ids_N == 1) & (table.position_N >= 1)),
         ):
             here = delta[torch.from_numpy(mask)]
             mean = here.mean(0)

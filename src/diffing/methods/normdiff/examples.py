@@ -13,7 +13,7 @@ from diffing.methods.normdiff.gather import Gathered
 from diffing.methods.normdiff.results import ExampleRow
 
 RANKED = ("relative", "norm_diff", "cosine")
-_SHOWN = ("norm_diff", "relative", "cosine", "norm_base")
+_SHOWN = ("norm_diff", "relative", "cosine", "norm_base", "norm_ft")
 
 
 def example_table(

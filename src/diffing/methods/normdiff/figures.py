@@ -11,6 +11,7 @@ _DASHES = {"residual": "solid", "attention": "dash", "mlp": "dot"}
 _SCALE = "Viridis"
 _BINS = 60
 _MOST_LABELLED = 40
+_MOST_TICKS = 8
 
 
 def figures(result: Result) -> dict[str, Any]:
@@ -50,6 +51,9 @@ def _layers(result: Result) -> Any:
         xaxis_title="layer", yaxis_title="mean ‖δ‖ / mean norm", legend={"orientation": "h", "y": 1.12}
     )
     figure.update_yaxes(rangemode="tozero")
+    layers = sorted({r["layer"] for r in rows})
+    if len(layers) <= _MOST_TICKS:
+        figure.update_xaxes(tickvals=layers)
     return figure
 
 
@@ -66,6 +70,9 @@ def _band_and_line(figure: Any, rows: list[dict[str, Any]], colour: str, name: s
     figure.add_scatter(
         x=x, y=mean, mode="lines+markers", line={"color": colour, "dash": _DASHES[site]}, marker={"size": 6},
         name=label, legendgroup=label, text=[f"{r['n_tokens']:,} tokens" for r in rows],
+        error_y=None if len(x) > 1 else {
+            "type": "data", "array": [high[0] - mean[0]], "arrayminus": [mean[0] - low[0]], "color": colour,
+        },
     )  # fmt: skip
 
 
@@ -113,7 +120,7 @@ def _layer_dataset(result: Result) -> Any:
     figure = go.Figure()
     labelled = len(layers) <= _MOST_LABELLED
     figure.add_heatmap(
-        x=names, y=[str(n) for n in layers], z=z, colorscale=_SCALE, zmin=0,
+        x=names, y=[str(n) for n in layers], z=z, colorscale=_SCALE, zmin=0, zmax=max(found.values()) or 1.0,
         colorbar={"title": "‖δ‖ / norm", "thickness": 12}, texttemplate="%{z:.2g}" if labelled else None,
         hovertemplate="layer %{y}, %{x}<br>mean relative difference %{z:.3g}<extra></extra>",
     )  # fmt: skip
@@ -124,20 +131,20 @@ def _layer_dataset(result: Result) -> Any:
 
 def _distribution(result: Result) -> Any:
     import plotly.graph_objects as go
+    from pyarrow.compute import field
 
     name = result.manifest["facts"]["example_slot"]
     layer, _, site = name.partition("/")
-    table = result.table("tokens").select(["dataset", "layer", "site", "relative", "kept"]).to_pydict()
-    here = np.array(table["kept"]) & (np.array(table["layer"]) == int(layer.removeprefix("layer_")))
-    here &= np.array(table["site"]) == site
-    relative = np.array([np.nan if v is None else v for v in table["relative"]])
-    dataset, known = np.array(table["dataset"]), ~np.isnan(relative)
-    positive = relative[here & known & (relative > 0)]
+    tokens = result.table("tokens")
+    at_slot = (field("layer") == int(layer.removeprefix("layer_"))) & (field("site") == site)
+    tokens = tokens.filter(at_slot & field("kept") & field("relative").is_valid())
+    relative, dataset = tokens["relative"].to_numpy(), np.array(tokens["dataset"].to_pylist())
+    positive = relative[relative > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1.0)
     edges = np.linspace(np.log10(low) - 0.01, np.log10(high) + 0.01, _BINS)
     figure = go.Figure()
-    for i, label in enumerate(dict.fromkeys(table["dataset"])):
-        values = relative[here & known & (dataset == label)]
+    for i, label in enumerate(dict.fromkeys(dataset.tolist())):
+        values = relative[dataset == label]
         counts, _ = np.histogram(np.log10(np.maximum(values, low)), edges)
         figure.add_scatter(
             x=10 ** ((edges[:-1] + edges[1:]) / 2), y=counts / max(counts.sum(), 1), mode="lines",

@@ -22,6 +22,7 @@ class Gathered:
         sums: By slot, sums over the sets of tokens whose mean vectors are saved.
         covered_N: Which tokens were read.
         kept_N: Which of them count in statistics.
+        written_N: Which of them a chat template wrote, leading positions left out.
     """
 
     tokens: TokenTable
@@ -30,6 +31,7 @@ class Gathered:
     sums: Mapping[Slot, Mapping[str, np.ndarray]]
     covered_N: np.ndarray
     kept_N: np.ndarray
+    written_N: np.ndarray
 
     def values(self, slot: Slot, metric: str) -> np.ndarray:
         """One metric per token in float64."""
@@ -56,8 +58,10 @@ def gather(
     slots: tuple[Slot, ...],
     covered_N: np.ndarray,
     kept_N: np.ndarray,
+    written_N: np.ndarray,
+    n_groups: int,
 ) -> Gathered:
-    """Put units' columns into corpus order and add their sums, in the order of the units."""
+    """Put units' columns into corpus order and add their sums to those of all sets, in the order of the units."""
     columns = {s: {m: np.full(len(tokens), np.nan, dtype=np.float32) for m in METRICS} for s in slots}
     sums: dict[Slot, dict[str, np.ndarray]] = {s: {} for s in slots}
     for unit in units:
@@ -67,5 +71,8 @@ def gather(
                 columns[slot][metric][token_N] = unit[f"{slot.name}/{metric}"]
             for name in SUMS:
                 part = unit[f"{slot.name}/sum/{name}"]
-                sums[slot][name] = sums[slot][name] + part if name in sums[slot] else part
-    return Gathered(tokens, slots, columns, sums, covered_N, kept_N)
+                if name not in sums[slot]:
+                    sums[slot][name] = np.zeros((n_groups, *part.shape[1:]))
+                rows = unit["model_groups" if name in ("base", "finetuned") else "groups"]
+                sums[slot][name][rows] += part
+    return Gathered(tokens, slots, columns, sums, covered_N, kept_N, written_N)

@@ -34,18 +34,25 @@ class Group:
         return f"{self.dataset}/{tail}"
 
 
-def template_tokens(tokens: TokenTable, covered_N: np.ndarray, most: int) -> list[int]:
-    """Ids that chat templates wrote, the most frequent first."""
-    ids, counts = np.unique(tokens.ids_N[tokens.is_template_N & covered_N], return_counts=True)
+def template_tokens(tokens: TokenTable, written_N: np.ndarray, most: int) -> list[int]:
+    """Ids among the tokens `written_N` that chat templates wrote, the most frequent first."""
+    ids, counts = np.unique(tokens.ids_N[written_N], return_counts=True)
     return ids[np.lexsort((ids, -counts))][:most].tolist()
 
 
 def make_groups(
-    tokens: TokenTable, covered_N: np.ndarray, kept_N: np.ndarray, n_positions: int, template_ids: Sequence[int]
-) -> tuple[list[Group], Groups]:
-    """All sets that have a token; positions and template tokens leave nothing out, `all` holds the kept tokens.
+    tokens: TokenTable, covered_N: np.ndarray, kept_N: np.ndarray, written_N: np.ndarray, n_positions: int,
+    template_ids: Sequence[int],
+) -> tuple[list[Group], Groups]:  # fmt: skip
+    """All sets that have a token; some token must be kept.
 
-    Some token must be kept.
+    Args:
+        tokens: The corpus.
+        covered_N: Tokens that were read: sets of one position hold all of them.
+        kept_N: Tokens that count in statistics: sets of all tokens hold these.
+        written_N: Tokens that a chat template wrote, leading positions left out: sets of one template token.
+        n_positions: Leading positions that have a set.
+        template_ids: Tokens that have one.
     """
     found: list[Group] = []
     members: list[np.ndarray] = []
@@ -63,8 +70,9 @@ def make_groups(
         for position in range(n_positions):
             add(Group(name, "position", position=position), in_scope & (tokens.position_N == position))
         for token_id in template_ids:
-            written = tokens.is_template_N & (tokens.ids_N == token_id)
-            add(Group(name, "template", token_id=token_id), in_scope & written)
+            mine = written_N & (tokens.ids_N == token_id)
+            add(Group(name, "template", token_id=token_id), in_scope & mine)
     pairs = np.concatenate([np.stack([rows, np.full(len(rows), g)], 1) for g, rows in enumerate(members)])
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    return found, Groups(len(found), pairs[:, 0], pairs[:, 1])
+    has_models = np.array([g.kind == "all" for g in found])
+    return found, Groups(len(found), pairs[:, 0], pairs[:, 1], has_models)

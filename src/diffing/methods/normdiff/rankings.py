@@ -16,6 +16,7 @@ from diffing.methods.normdiff.results import DocumentScoreRow, TokenRow, TokenSc
 from diffing.methods.normdiff.stream import METRICS
 
 _PSEUDO_COUNT = 5
+_ROUNDING = 1e-12
 
 
 def token_score_table(data: Gathered, slot: Slot, names: Mapping[int, str]) -> pa.Table:
@@ -100,20 +101,30 @@ def _vector_row(
         token=None if group.token_id is None else names[group.token_id],
         n_tokens=n,
         norm=square**0.5,
-        stderr=(max(mean_square - square, 0.0) / n) ** 0.5,
+        stderr=_stderr(mean_square, square, n),
         explained=min(square / mean_square, 1.0) if mean_square > 0 else None,
         mean_norm_base=float(sums["base_norms"][g]) / n,
     )
 
 
+def _stderr(mean_square: float, square_of_mean: float, n: int) -> float | None:
+    """√(E‖δ − δ̄‖² / n); a spread that float64 sums cannot tell from none is 0, that of a single token unknown."""
+    spread = mean_square - square_of_mean
+    if n < 2:
+        return None
+    return (spread / n) ** 0.5 if spread > _ROUNDING * mean_square else 0.0
+
+
 def token_table(data: Gathered, names: Mapping[int, str], max_rows: int) -> pa.Table:
-    """Every token at every slot, layer by layer; above `max_rows`, whole sequences evenly spread over the corpus."""
+    """Every token at every slot, layer by layer; above `max_rows`, whole sequences evenly spread over the corpus.
+
+    A first sequence that is longer than that is cut.
+    """
     table, per_slot = data.tokens, max(1, max_rows // len(data.slots))
     index = np.unique(table.sequence_N[data.covered_N])
-    n_tokens = int(data.covered_N.sum())
-    if n_tokens > per_slot:
-        index = index[:: int(np.ceil(n_tokens / per_slot))]
-    chosen_N = data.covered_N & np.isin(table.sequence_N, index)
+    lengths = np.diff(table.starts)[index]
+    every = next((k for k in range(1, len(index)) if lengths[::k].sum() <= per_slot), len(index))
+    chosen_N = data.covered_N & np.isin(table.sequence_N, index[::every])
     chosen_N &= np.cumsum(chosen_N) <= per_slot
     common = _common_columns(data, names, chosen_N)
     schema = schema_of(TokenRow)

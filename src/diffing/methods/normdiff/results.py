@@ -91,7 +91,7 @@ class RoleRow:
 
 @dataclass(frozen=True)
 class TemplateTokenRow:
-    """`template_tokens.parquet`: a token that a chat template wrote, wherever it did; no position is left out."""
+    """`template_tokens.parquet`: a token that a chat template wrote, leading positions left out."""
 
     dataset: str
     layer: int
@@ -143,6 +143,7 @@ class ExampleRow:
     relative: tuple[float | None, ...]
     cosine: tuple[float | None, ...]
     norm_base: tuple[float | None, ...]
+    norm_ft: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class VectorRow:
     """`vectors.parquet`: a saved mean difference.
 
     `key` names the tensors `<key>/mean_delta`, of kind `all` also `<key>/mean_base` and `<key>/mean_finetuned`;
-    `stderr` is √(E‖δ − δ̄‖² / n), `explained` ‖δ̄‖² / E‖δ‖².
+    `stderr` is √(E‖δ − δ̄‖² / n) (null for one token), `explained` ‖δ̄‖² / E‖δ‖².
     """
 
     key: str
@@ -163,7 +164,7 @@ class VectorRow:
     token: str | None
     n_tokens: int
     norm: float
-    stderr: float
+    stderr: float | None
     explained: float | None
     mean_norm_base: float
 

@@ -46,9 +46,11 @@ def run(config: NormDiffConfig, context: RunContext) -> MethodOutput:
             "No token is left to compare; lower skip_first_tokens, set data.skip_template_tokens=false, or give longer "
             "texts."
         )
-    template_ids = template_tokens(source.tokens, covered_N, config.max_template_tokens)
-    names, groups = make_groups(source.tokens, covered_N, kept_N, config.n_vector_positions, template_ids)
-    data = gather(read_all(source, groups, context.scratch), source.tokens, source.slots, covered_N, kept_N)
+    written_N = covered_N & source.tokens.is_template_N & source.tokens.kept(None, context.skip_first_tokens)
+    template_ids = template_tokens(source.tokens, written_N, config.max_template_tokens)
+    names, groups = make_groups(source.tokens, covered_N, kept_N, written_N, config.n_vector_positions, template_ids)
+    units = read_all(source, groups, context.scratch)
+    data = gather(units, source.tokens, source.slots, covered_N, kept_N, written_N, groups.n_groups)
     return _tabulate(config, context, source, data, names, template_ids)
 
 

@@ -192,7 +192,7 @@ def _coloured(row: dict[str, Any], metric: str) -> list[float | None]:
 
 
 def _heatmap(row: dict[str, Any], metric: str, maximum: float, unit: str) -> Heatmap:
-    columns = ("tokens", "token_ids", "relative", "norm_diff", "cosine", "norm_base")
+    columns = ("tokens", "token_ids", "relative", "norm_diff", "cosine", "norm_base", "norm_ft")
     cells = [
         HeatToken(text, colour, _hover(text, *values))
         for colour, (text, *values) in zip(
@@ -203,10 +203,16 @@ def _heatmap(row: dict[str, Any], metric: str, maximum: float, unit: str) -> Hea
 
 
 def _hover(
-    text: str, token_id: int, relative: float | None, gap: float | None, cosine: float | None, norm: float | None
+    text: str,
+    token_id: int,
+    relative: float | None,
+    gap: float | None,
+    cosine: float | None,
+    norm_base: float | None,
+    norm_ft: float | None,
 ) -> tuple[str, ...]:
     lines = [f"{text!r} (id {token_id})"]
-    for label, value in (("relative", relative), ("‖δ‖", gap), ("cosine distance", cosine), ("‖base‖", norm)):
-        if value is not None:
-            lines.append(f"{label} {value:.4g}")
-    return tuple(lines)
+    named = {
+        "relative": relative, "‖δ‖": gap, "cosine distance": cosine, "‖base‖": norm_base, "‖finetuned‖": norm_ft,
+    }  # fmt: skip
+    return (*lines, *(f"{label} {value:.4g}" for label, value in named.items() if value is not None))

@@ -143,7 +143,7 @@ def template_token_table(data: Gathered, template_ids: Sequence[int], names: Map
     """Means at each token that chat templates wrote."""
     rows = []
     for index, name in enumerate(data.tokens.datasets):
-        in_set = data.covered_N & (data.tokens.dataset_N == index) & data.tokens.is_template_N
+        in_set = data.written_N & (data.tokens.dataset_N == index)
         for token_id in template_ids:
             mask = in_set & (data.tokens.ids_N == token_id)
             for slot in data.slots if mask.any() else ():

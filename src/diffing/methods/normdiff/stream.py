@@ -1,7 +1,8 @@
 """Per-token metrics of one block of activations, and the sums that mean vectors are made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from diffing.activations.source import PairRows
 
 METRICS = ("norm_diff", "relative", "cosine", "norm_base", "norm_ft")
-_ROWS = 1024
+_CHUNK = {"cpu": 2**17, "cuda": 2**22}
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +19,16 @@ class Groups:
     """Sets of tokens whose mean vectors are wanted.
 
     Args:
-        names: What each set is.
-        member_N: For every token of the corpus the sets it is in, as rows of (token, set) pairs sorted by token.
+        n_groups: Number of sets.
+        tokens_M: Tokens of the corpus, ascending, one entry for each set a token is in.
+        groups_M: The set of each entry.
+        has_models_G: Of which sets the mean b and f are wanted besides the mean δ.
     """
 
     n_groups: int
     tokens_M: np.ndarray
     groups_M: np.ndarray
+    has_models_G: np.ndarray
 
     def of(self, token_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a block and the set each is in; a row may be in several sets."""
@@ -36,72 +40,97 @@ class Groups:
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return rows, self.groups_M[np.repeat(left, counts) + within]
 
+    def present(self, token_N: np.ndarray) -> np.ndarray:
+        """The sets that have one of these tokens, ascending."""
+        return np.unique(self.of(token_N)[1])
+
+
+class _Norms(NamedTuple):
+    """‖δ‖, ‖b‖ and ‖f‖ of rows in float64, and whether all three are numbers in float32."""
+
+    gap: Tensor
+    base: Tensor
+    finetuned: Tensor
+    known: Tensor
+
 
 @torch.no_grad()
 def metrics(rows: PairRows) -> dict[str, np.ndarray]:
     """The metrics of `METRICS` for every row, float32; NaN where a row is not finite in either model.
 
     ‖δ‖, ‖δ‖/((‖b‖+‖f‖)/2) (0 where δ = 0), and the cosine distance as ½‖b/‖b‖ − f/‖f‖‖², which keeps small values
-    that 1 − cos loses (NaN where b or f is 0).
+    that 1 − cos loses (NaN where b or f is 0). Computed in float64: at an angle of 1e-5 float32 is off by a thousandth.
     """
-    parts = [_metrics(b.float(), f.float()) for b, f in _pieces(rows)]
+    parts = [_metrics(b, f) for _, b, f in _pieces(rows)]
     return {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in METRICS}
 
 
-def _pieces(rows: PairRows) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(rows.base_ND.split(_ROWS), rows.finetuned_ND.split(_ROWS), strict=True))
+def _pieces(rows: PairRows) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Stretches of rows in float64 that caches hold; on the CPU where the device (Apple's) has no float64."""
+    base_ND, finetuned_ND = (x.cpu() if x.device.type == "mps" else x for x in rows)
+    step = max(1, _CHUNK.get(base_ND.device.type, _CHUNK["cpu"]) // max(1, base_ND.shape[1]))
+    for start in range(0, len(base_ND), step):
+        here = slice(start, start + step)
+        yield here, base_ND[here].double(), finetuned_ND[here].double()
+
+
+def _norms(b_ND: Tensor, f_ND: Tensor, d_ND: Tensor) -> _Norms:
+    gap, base, finetuned = (torch.linalg.vector_norm(x, dim=-1) for x in (d_ND, b_ND, f_ND))
+    return _Norms(gap, base, finetuned, torch.isfinite(torch.stack([gap, base, finetuned]).float()).all(0))
 
 
 def _metrics(b_ND: Tensor, f_ND: Tensor) -> dict[str, Tensor]:
-    norm_b, norm_f = _norm(b_ND), _norm(f_ND)
-    gap = _norm(f_ND - b_ND)
-    scale = (norm_b + norm_f) / 2
-    relative = torch.where(gap == 0, torch.zeros_like(gap), gap / scale)
-    cosine = 0.5 * _norm(b_ND / norm_b[:, None] - f_ND / norm_f[:, None]).square()
-    unknown = ~(torch.isfinite(norm_b) & torch.isfinite(norm_f))
-    values = (gap, relative, cosine, norm_b, norm_f)
-    return {name: v.masked_fill(unknown, float("nan")) for name, v in zip(METRICS, values, strict=True)}
-
-
-def _norm(x_ND: Tensor) -> Tensor:
-    """Norms of rows; of rows so large that their squares overflow float32, too."""
-    norm_N = torch.linalg.vector_norm(x_ND, dim=-1)
-    if torch.isinf(norm_N).any():
-        norm_N = torch.linalg.vector_norm(x_ND.double(), dim=-1).float()
-    return norm_N
+    norms = _norms(b_ND, f_ND, f_ND - b_ND)
+    scale = (norms.base + norms.finetuned) / 2
+    relative = torch.where(norms.gap == 0, torch.zeros_like(norms.gap), norms.gap / scale)
+    apart_ND = (b_ND / norms.base[:, None]).sub_(f_ND / norms.finetuned[:, None])
+    cosine = 0.5 * torch.linalg.vector_norm(apart_ND, dim=-1).square()
+    values = (norms.gap, relative, cosine, norms.base, norms.finetuned)
+    return {name: v.float().masked_fill(~norms.known, float("nan")) for name, v in zip(METRICS, values, strict=True)}
 
 
 @torch.no_grad()
-def group_sums(rows: PairRows, row_M: np.ndarray, group_M: np.ndarray, n_groups: int) -> Mapping[str, np.ndarray]:
-    """Sums over the finite rows of every set, float64: of δ, b and f (G, D), of ‖δ‖² and ‖b‖, and their number (G,).
+def group_sums(
+    rows: PairRows, row_M: np.ndarray, group_M: np.ndarray, has_models_G: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Sums over the finite rows of every set, float64: of δ (G, D), of ‖δ‖² and ‖b‖, and their number (G,).
+
+    Of sets marked in `has_models_G` also of b and f, one row for each of them.
 
     Args:
         rows: A block's activations.
         row_M: Rows, one entry for each set a row is in.
-        group_M: The set of each entry.
-        n_groups: G.
+        group_M: The set of each entry, from 0 to G − 1.
+        has_models_G: Of which sets b and f are summed.
     """
-    b_ND, f_ND = rows.base_ND.float(), rows.finetuned_ND.float()
-    finite = (torch.isfinite(b_ND).all(-1) & torch.isfinite(f_ND).all(-1)).cpu().numpy()
-    kept = finite[row_M]
-    row_M, group_M = row_M[kept], group_M[kept]
-    present = np.unique(group_M)
-    device = b_ND.device
-    width = b_ND.shape[1]
-    sums = {name: np.zeros((n_groups, width)) for name in ("delta", "base", "finetuned")}
-    sums |= {name: np.zeros(n_groups) for name in ("delta_squares", "base_norms", "n")}
+    device = torch.device("cpu") if rows.base_ND.device.type == "mps" else rows.base_ND.device
+    member_GN = torch.zeros(len(has_models_G), len(rows.base_ND), dtype=torch.float64)
+    member_GN[torch.from_numpy(group_M), torch.from_numpy(row_M)] = 1
+    member_GN, models = member_GN.to(device), torch.from_numpy(has_models_G).to(device)
+    total: dict[str, Tensor] = {}
+    for here, b_ND, f_ND in _pieces(rows):
+        for name, value in _piece_sums(b_ND, f_ND, member_GN[:, here], models).items():
+            total[name] = total[name] + value if name in total else value
+    return {name: value.cpu().numpy() for name, value in total.items()}
+
+
+def _piece_sums(b_ND: Tensor, f_ND: Tensor, member_GN: Tensor, models_G: Tensor) -> dict[str, Tensor]:
     d_ND = f_ND - b_ND
-    squares_N = d_ND.double().square().sum(-1).cpu().numpy()
-    norms_N = b_ND.norm(dim=-1).double().cpu().numpy()
-    for group in present.tolist():
-        at = row_M[group_M == group]
-        index = torch.from_numpy(at).to(device)
-        for name, x_ND in (("delta", d_ND), ("base", b_ND), ("finetuned", f_ND)):
-            sums[name][group] = x_ND.index_select(0, index).sum(0, dtype=torch.float64).cpu().numpy()
-        sums["delta_squares"][group] = squares_N[at].sum()
-        sums["base_norms"][group] = norms_N[at].sum()
-        sums["n"][group] = len(at)
-    return sums
+    norms = _norms(b_ND, f_ND, d_ND)
+    gap_N, base_N = norms.gap, norms.base
+    if not norms.known.all():
+        b_ND, f_ND, d_ND = (x.masked_fill(~norms.known[:, None], 0) for x in (b_ND, f_ND, d_ND))
+        gap_N, base_N = (x.masked_fill(~norms.known, 0) for x in (gap_N, base_N))
+        member_GN = member_GN * norms.known
+    whole_GN = member_GN[models_G]
+    return {
+        "delta": member_GN @ d_ND,
+        "base": whole_GN @ b_ND,
+        "finetuned": whole_GN @ f_ND,
+        "delta_squares": member_GN @ gap_N.square(),
+        "base_norms": member_GN @ base_N,
+        "n": member_GN.sum(1),
+    }
 
 
 def add_sums(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

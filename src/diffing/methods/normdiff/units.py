@@ -18,7 +18,10 @@ SUMS = ("delta", "base", "finetuned", "delta_squares", "base_norms", "n")
 
 
 def read_all(source: ActivationSource, groups: Groups, scratch: Path) -> Iterator[dict[str, np.ndarray]]:
-    """Units in block order: columns `<slot>/<metric>` of their tokens, `token`, and sums `<slot>/sum/<name>`."""
+    """Units in block order: columns `<slot>/<metric>` of their tokens, `token`, and sums `<slot>/sum/<name>`.
+
+    Sums have a row for each of the sets `groups`, those of b and f for each of `model_groups`: few of all sets.
+    """
     sizes = [len(rows) for rows in source.block_tokens]
     with bar("normdiff: reading activations", sum(sizes), "tokens") as advance:
         for number, blocks in enumerate(_units(sizes)):
@@ -51,17 +54,20 @@ def _computed(
     tokens: list[np.ndarray] = []
     columns: dict[str, list[np.ndarray]] = {}
     sums: dict[Slot, list[Mapping[str, np.ndarray]]] = {}
+    present = groups.present(np.concatenate([source.block_tokens[b] for b in blocks]))
+    has_models = groups.has_models_G[present]
     for block in source.blocks(order=blocks):
         rows_M, group_M = groups.of(block.token_N)
+        group_M = np.searchsorted(present, group_M)
         tokens.append(block.token_N)
         for slot, rows in block.rows.items():
             for name, values in metrics(rows).items():
                 columns.setdefault(f"{slot.name}/{name}", []).append(values)
-            found = group_sums(rows, rows_M, group_M, groups.n_groups)
+            found = group_sums(rows, rows_M, group_M, has_models)
             sums[slot] = [add_sums([*sums[slot], found])] if slot in sums else [found]
         done(block)
     unit = {name: np.concatenate(parts) for name, parts in columns.items()}
-    unit["token"] = np.concatenate(tokens)
+    unit |= {"token": np.concatenate(tokens), "groups": present, "model_groups": present[has_models]}
     return unit | {f"{slot.name}/sum/{name}": parts[0][name] for slot, parts in sums.items() for name in SUMS}
 
 
@@ -73,4 +79,4 @@ def _stored(path: Path, slots: Sequence[Slot]) -> dict[str, np.ndarray] | None:
     except (SafetensorError, OSError, ValueError):
         return None
     expected = {f"{s.name}/{m}" for s in slots for m in METRICS} | {f"{s.name}/sum/{n}" for s in slots for n in SUMS}
-    return unit if set(unit) == {*expected, "token"} else None
+    return unit if set(unit) == {*expected, "token", "groups", "model_groups"} else None
