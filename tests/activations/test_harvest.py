@@ -1,15 +1,19 @@
 """Stored rows read without this package against single sequences; small memories; kept tokens; interruptions."""
 
 import json
+import os
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
+from diffing.activations import harvest as harvest_module
 from diffing.activations import reading
 from diffing.activations import writing as writing_module
 from diffing.activations.harvest import Kept, harvest
 from diffing.activations.reading import PairReader
+from diffing.activations.shards import ShardWriter
 from diffing.activations.sources import DiskSource
 from diffing.core.errors import UserError
 from diffing.core.files import read_json
@@ -357,3 +361,43 @@ def test_only_sequences_that_can_be_compared(tiny_pair, make_corpus, make_harves
     rows = np.isin(table.sequence_N, [0, 2, 3, 9, 12])
     for mine, theirs in zip(stored_rows(some, Slot(1)), stored_rows(every, Slot(1)), strict=True):
         assert_near(mine, theirs[torch.from_numpy(rows)])
+
+
+def test_no_batch_passes_the_budget(tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch):
+    """Neither the blocks nor what is read besides: the announcement's probe and the noise measurement."""
+    SmallMemory(monkeypatch, 32)
+    cache = make_harvest(tmp_path, tiny_pair(), make_corpus({"a": [16] * 12}), batch_tokens=32)
+    manifest = read_json(cache.slot_folder(Slot(1)) / "manifest.json", "")
+    assert manifest["halved_batches"] == 0
+    assert manifest["noise"]["norm"] >= 0
+
+
+def test_the_backlog_is_bounded_by_bytes(tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch):
+    """With no room for a backlog, the rows of a block are gone before the next is read."""
+    read, held, alive = PairReader.read, [], []
+
+    def watch(self, sequences, slots=None):
+        alive.append(sum(ref() is not None for ref in held))
+        rows = read(self, sequences, slots)
+        held.extend(weakref.ref(pair.base_ND) for pair in rows.values())
+        return rows
+
+    monkeypatch.setattr(PairReader, "read", watch)
+    monkeypatch.setattr(harvest_module, "_AHEAD_BYTES", 0)
+    make_harvest(tmp_path, tiny_pair(), make_corpus())
+    assert len(alive) > 5
+    assert set(alive) == {0}
+
+
+def test_few_files_are_open_however_many_shards_a_block_fills(
+    tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch
+):
+    counts, plain = [], ShardWriter.add
+    monkeypatch.setattr(
+        ShardWriter, "add", lambda self, *a: counts.append(len(os.listdir("/proc/self/fd"))) or plain(self, *a)
+    )
+    cache = make_harvest(
+        tmp_path, tiny_pair(), make_corpus({"a": [4] * 40}), RESIDUALS, batch_tokens=160, shard_tokens=4
+    )
+    assert len(list(cache.folder.rglob("shard_*"))) == 3 * 40
+    assert max(counts) - min(counts) <= 4

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffing.activations import harvest as harvest_module
+from diffing.activations import sources
 from diffing.activations.reading import PairReader
 from diffing.activations.sources import DiskSource, LiveSource
 from diffing.core.errors import UserError
@@ -149,3 +151,19 @@ def test_a_live_source_says_what_was_halved(tiny_pair, make_corpus, make_cache, 
     monkeypatch.setattr(reading, "rows_of", small)
     list(source.blocks())
     assert "1 batches did not fit" in " ".join(source.notes)
+
+
+def test_notes_on_sinks_are_of_the_first_block_whatever_is_read_first(
+    tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch
+):
+    def note(norms_N, position_N, skip_first_tokens, slot):
+        return f"{slot.name}: {len(norms_N)} norms, {float(norms_N.sum())}, {position_N.sum()}, {skip_first_tokens}"
+
+    monkeypatch.setattr(harvest_module, "sink_note", note)
+    monkeypatch.setattr(sources, "sink_note", note)
+    pair, corpus = tiny_pair(), make_corpus()
+    cache = make_harvest(tmp_path, pair, corpus, SLOTS, shard_tokens=9)
+    live = LiveSource(PairReader(pair, corpus, SLOTS, torch.float32), cache.plan, 1)
+    list(live.blocks(order=range(len(cache.plan.blocks) - 1, -1, -1)))
+    assert sorted(live.notes) == sorted(DiskSource(cache, SLOTS).notes)
+    assert f"{cache.plan.sizes[0]} norms" in live.notes[0]

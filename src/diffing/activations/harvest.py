@@ -11,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
 from diffing.activations.announcing import announce
 from diffing.activations.cache import CACHE, MANIFEST, SCHEMA, STATISTICS, TOKENS, Cache
-from diffing.activations.plan import Shard, Unit
+from diffing.activations.plan import Unit
 from diffing.activations.reading import PairReader, measure_noise, sink_note
 from diffing.activations.shards import open_shard
 from diffing.activations.source import PairRows
@@ -145,7 +146,6 @@ def _begin(cache: Cache, reader: PairReader, described: Mapping[str, Any], notes
 
 def _token_table(cache: Cache, units: Sequence[Unit]) -> Any:
     """The token table in the order of the stored rows, with the shard, row and block of each."""
-    import numpy as np
     import pyarrow as pa
 
     parts = [(s, p) for u in units for s in u.shards for p in s.parts]
@@ -171,7 +171,7 @@ class _Harvest:
     def run(self) -> None:
         """Compute what is missing, then write the manifests."""
         sequences = [s for block in self._cache.plan.blocks for s in block]
-        noise = measure_noise(self._reader, sequences, self._kept.skip_first_tokens)
+        noise = measure_noise(self._reader, sequences, self._kept.skip_first_tokens, self._cache.plan.most_padded)
         with (
             bar("harvest: reading both models", self._cache.plan.n_tokens, "tokens") as advance,
             ThreadPoolExecutor(1, thread_name_prefix="shards") as writing,
@@ -234,7 +234,7 @@ class _Harvest:
         lost = _not_finite(slot, total)
         for sentence in lost:
             warn(sentence)
-        notes = [*lost, *_sink_notes(self._cache, slot, self._units[0].shards[0], self._kept)]
+        notes = [*lost, *_sink_notes(self._cache, slot, self._units[0], self._kept)]
         if halved:
             notes.append(f"{slot.name}: {halved} batches did not fit into memory and were read in halves.")
         write_json(
@@ -256,12 +256,14 @@ class _Harvest:
         )
 
 
-def _sink_notes(cache: Cache, slot: Slot, shard: Shard, kept: Kept) -> list[str]:
+def _sink_notes(cache: Cache, slot: Slot, unit: Unit, kept: Kept) -> list[str]:
     """A sentence on attention sinks, from the first block as it is stored."""
-    rows = open_shard(cache.slot_folder(slot) / shard.file, "it is computed again").rows
-    n = min(shard.n_tokens, cache.plan.sizes[0])
-    position_N = cache.plan.tokens.position_N[cache.plan.token_rows[0][:n]]
-    note = sink_note(rows.base_ND[:n].float().norm(dim=-1).numpy(), position_N, kept.skip_first_tokens, slot)
+    norms = []
+    for shard, part in ((s, p) for s in unit.shards for p in s.parts if p.block == 0):
+        rows = open_shard(cache.slot_folder(slot) / shard.file, "it is computed again").rows
+        norms.append(rows.base_ND[part.row : part.row + part.tokens].float().norm(dim=-1).numpy())
+    position_N = cache.plan.tokens.position_N[cache.plan.token_rows[0]]
+    note = sink_note(np.concatenate(norms), position_N, kept.skip_first_tokens, slot)
     return [note] if note else []
 
 

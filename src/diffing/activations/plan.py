@@ -41,6 +41,11 @@ class BlockPlan:
         """Tokens of all blocks."""
         return sum(self.sizes)
 
+    @property
+    def most_padded(self) -> int:
+        """Tokens of the largest block as the models read it, padding included."""
+        return max(len(block) * max(self.tokens.length_of(s) for s in block) for block in self.blocks)
+
 
 def _rows(tokens: TokenTable, sequence: int) -> np.ndarray:
     rows = tokens.rows_of(sequence)

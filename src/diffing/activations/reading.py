@@ -134,7 +134,9 @@ def comparable_sequences(corpus: Corpus, pair: ModelPair) -> tuple[list[int] | N
 
 
 @torch.no_grad()
-def measure_noise(reader: PairReader, sequences: Sequence[int], skip_first_tokens: int) -> dict[Slot, dict[str, float]]:
+def measure_noise(
+    reader: PairReader, sequences: Sequence[int], skip_first_tokens: int, batch_tokens: int | None = None
+) -> dict[Slot, dict[str, float]]:
     """What the base differs from itself by, read in two batch shapes, one of them rounded to the storage dtype.
 
     Args:
@@ -142,11 +144,14 @@ def measure_noise(reader: PairReader, sequences: Sequence[int], skip_first_token
         sequences: Of these, `NOISE_SEQUENCES` evenly spread ones are read alone and together; where memory is too
             small for that, the shorter half of them, and so on.
         skip_first_tokens: Leading positions left out.
+        batch_tokens: Padded tokens to read at once, but two sequences at least; None: any number.
 
     Returns:
         By slot, means over tokens: `norm` of the difference, `relative` to the mean norm, `cosine` distance.
     """
-    picks = np.unique(np.linspace(0, len(sequences) - 1, NOISE_SEQUENCES).astype(int)).tolist()
+    longest = max(len(reader.corpus.sequences[i].ids) for i in sequences)
+    n_picks = NOISE_SEQUENCES if batch_tokens is None else max(2, min(NOISE_SEQUENCES, batch_tokens // longest))
+    picks = np.unique(np.linspace(0, len(sequences) - 1, n_picks).astype(int)).tolist()
     chosen = sorted((sequences[i] for i in picks), key=lambda i: -len(reader.corpus.sequences[i].ids))
     base, pad = reader.pair.base, reader.pad_id
     together, chosen = _largest_batch(reader, chosen)

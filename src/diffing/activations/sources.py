@@ -188,7 +188,7 @@ class LiveSource(ActivationSource):
         """The base against itself; measured once for all slots."""
         if self._noise is None:
             sequences = [s for block in self._plan.blocks for s in block]
-            self._noise = measure_noise(self._reader, sequences, self._skip)
+            self._noise = measure_noise(self._reader, sequences, self._skip, self._plan.most_padded)
         return self._noise[slot]
 
     def blocks(self, slots: Sequence[Slot] | None = None, order: Sequence[int] | None = None) -> Iterator[Block]:
@@ -198,7 +198,7 @@ class LiveSource(ActivationSource):
             token_N = self.block_tokens[number]
             for slot, pair in rows.items():
                 self._width = pair.base_ND.shape[1]
-                if slot not in self._sinks:
+                if number == 0 and slot not in self._sinks:
                     norms_N = pair.base_ND.float().norm(dim=-1).cpu().numpy()
                     self._sinks[slot] = sink_note(norms_N, self.tokens.position_N[token_N], self._skip, slot)
             yield Block(number, token_N, rows)

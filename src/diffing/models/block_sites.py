@@ -1,11 +1,15 @@
 """The attention and the MLP inside a decoder block, told by the names and structure that transformers gives them."""
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from diffing.core.errors import UserError
 from diffing.core.layers import Site, Slot
 
-_ATTENTION = ("attn", "attention", "mixer")
+# What mixes tokens, by name: attention first, then what stands in its place in recurrent and convolutional blocks.
+_ATTENTION = (("attn", "attention", "mixer"), ("mamba", "temporal_block", "conv", "mlstm"))
+_ELSEWHERE = ("norm", "cross", "encoder_attn")
 _MLP = ("mlp", "feed_forward", "ffn", "moe", "feedforward")
 
 
@@ -30,10 +34,18 @@ def site_module(layers: nn.ModuleList, slot: Slot) -> nn.Module:
 
 
 def candidates(block: nn.Module, site: Site) -> list[nn.Module]:
-    """Direct children of a block that are its attention or MLP; norms, dropouts and the like are not."""
-    wanted = _ATTENTION if site == "attention" else _MLP
-    return [
-        child
-        for name, child in block.named_children()
-        if any(w in name.lower() for w in wanted) and any(True for _ in child.children()) and "norm" not in name.lower()
-    ]
+    """Direct children of a block that are its attention or MLP; norms, dropouts and cross-attention are not.
+
+    A list in a block stands for its members.
+    """
+    for names in _ATTENTION if site == "attention" else (_MLP,):
+        if found := [module for module in _named(block, names) if any(True for _ in module.children())]:
+            return found
+    return []
+
+
+def _named(block: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:
+    for name, child in block.named_children():
+        lower = name.lower()
+        if any(n in lower for n in names) and not any(n in lower for n in _ELSEWHERE):
+            yield from child if isinstance(child, nn.ModuleList) else (child,)

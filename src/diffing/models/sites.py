@@ -7,13 +7,17 @@ no architecture is named anywhere.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffing.core.errors import UserError
+
+# What configs call the number of decoder blocks; encoder-decoder families count their encoder's under the first name.
+_COUNTS = ("num_hidden_layers", "decoder_layers", "num_decoder_layers", "num_layers")
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,11 @@ def find_sites(module: PreTrainedModel, probe_ids_BT: Tensor) -> Sites:
     name = type(module).__name__
     head, embed = head_of(module), module.get_input_embeddings()
     trace = _trace(module, head, probe_ids_BT)
-    layers = _decoder_layers(module, trace)
-    if layers is None:
-        n_layers = module.config.get_text_config(decoder=True).num_hidden_layers
-        raise UserError(
-            f"No list of {n_layers} decoder layers was found in model class {name}; "
-            "this architecture is not supported, choose another model.id."
-        )
+    lists = _block_lists(module, trace)
+    fitting = [m for m in lists if all(_streams(trace, block) for block in m) and _chained(trace, m)]
+    if not fitting:
+        raise UserError(_no_layers(name, module, trace, lists))
+    layers = max(fitting, key=lambda m: sum(p.numel() for p in m.parameters()))
     return Sites(layers=layers, final_norm=_final_norm(trace, layers), head=head, embed=embed)
 
 
@@ -73,27 +75,36 @@ def head_of(module: PreTrainedModel) -> nn.Module:
     return head
 
 
+class _Call(NamedTuple):
+    """One module's run: the tensors it was given (their addresses) and the tensor it gave."""
+
+    module: nn.Module
+    given: frozenset[int]
+    output: Tensor
+
+
 @dataclass(frozen=True)
 class _Trace:
-    """Modules that ran, in the order they finished, with the tensor each gave; and the head's input."""
+    """Runs in the order they finished, and the head's input. Outputs are held, so their addresses stay unique."""
 
-    calls: tuple[tuple[nn.Module, Tensor], ...]
+    calls: tuple[_Call, ...]
     hidden_BTD: Tensor
 
-    def output_of(self, module: nn.Module) -> Tensor | None:
-        return next((out for m, out in self.calls if m is module), None)
+    def of(self, module: nn.Module) -> _Call | None:
+        return next((call for call in self.calls if call.module is module), None)
 
 
 def _trace(module: nn.Module, head: nn.Module, ids_BT: Tensor) -> _Trace:
-    calls: list[tuple[nn.Module, Tensor]] = []
+    calls: list[_Call] = []
 
-    def note(m: nn.Module, args: Any, output: Any) -> None:
+    def note(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if (tensor := first_tensor(output)) is not None:
-            calls.append((m, tensor))
+            given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+            calls.append(_Call(m, frozenset(value.data_ptr() for value in given), tensor))
 
     with ExitStack() as stack:
         for m in module.modules():
-            stack.callback(m.register_forward_hook(note).remove)
+            stack.callback(m.register_forward_hook(note, with_kwargs=True).remove)
         hidden = run_to_head(module, head, ids_BT)
     return _Trace(tuple(calls), hidden)
 
@@ -131,37 +142,67 @@ def first_tensor(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def _decoder_layers(module: PreTrainedModel, trace: _Trace) -> nn.ModuleList | None:
-    """The list of the right length whose every block ran and kept the stream's shape; the largest if several."""
-    n_layers = module.config.get_text_config(decoder=True).num_hidden_layers
-    ran = {id(m): out.shape for m, out in trace.calls}
-    shape = trace.hidden_BTD.shape
-    fitting = [
-        m
-        for m in module.modules()
-        if isinstance(m, nn.ModuleList) and len(m) == n_layers and all(_streams(ran.get(id(b)), shape) for b in m)
-    ]
-    return max(fitting, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
+def _block_lists(module: PreTrainedModel, trace: _Trace) -> list[nn.ModuleList]:
+    """The lists of an announced length of which every block ran."""
+    counts = _announced(module)
+    ran = {id(call.module) for call in trace.calls}
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) in counts]
+    return [m for m in lists if all(id(block) in ran for block in m)]
 
 
-def _streams(shape: torch.Size | None, hidden_shape: torch.Size) -> bool:
-    return shape is not None and shape[:-1] == hidden_shape[:-1]
+def _announced(module: PreTrainedModel) -> list[int]:
+    """Numbers of blocks that the config may mean, the likeliest first."""
+    config = module.config.get_text_config(decoder=True)
+    values = [getattr(config, name, None) for name in _COUNTS]
+    return [v for v in values if isinstance(v, int) and v > 0]
+
+
+def _streams(trace: _Trace, block: nn.Module) -> bool:
+    """Whether a block gave one vector for each token that the head was given."""
+    call = trace.of(block)
+    return call is not None and call.output.shape[:-1] == trace.hidden_BTD.shape[:-1]
+
+
+def _chained(trace: _Trace, layers: nn.ModuleList) -> bool:
+    """Whether blocks are given what the one before gave; lists of sublayers are not.
+
+    Most links are enough: some models scale the stream between a few of their blocks (RWKV every sixth).
+    """
+    calls = [trace.of(block) for block in layers]
+    links = [bool(a and b and a.output.data_ptr() in b.given) for a, b in pairwise(calls)]
+    return 2 * sum(links) >= len(links)
+
+
+def _no_layers(name: str, module: PreTrainedModel, trace: _Trace, lists: list[nn.ModuleList]) -> str:
+    shapes = [call.output.shape for m in lists for block in m if (call := trace.of(block)) and call.output.dim() > 2]
+    odd = next((shape for shape in shapes if shape[:-1] != trace.hidden_BTD.shape[:-1]), None)
+    if odd is None:
+        n_layers = next(iter(_announced(module)), 0)
+        return (
+            f"No list of {n_layers} decoder layers was found in model class {name}; "
+            "this architecture is not supported, choose another model.id."
+        )
+    return (
+        f"The decoder layers of model class {name} give {tuple(odd)} where its head is given "
+        f"{tuple(trace.hidden_BTD.shape)}: its residual stream is not one vector per token; "
+        "this architecture is not supported, choose another model.id."
+    )
 
 
 def _final_norm(trace: _Trace, layers: nn.ModuleList) -> nn.Module | None:
     """The first module after the blocks whose output is the head's input, and which makes it from the last block's."""
     inside = {id(m) for m in layers.modules()}
-    last_BTD = trace.output_of(layers[-1])
-    for m, out in trace.calls:
-        if id(m) in inside or not _same_memory(out, trace.hidden_BTD) or last_BTD is None:
+    last = trace.of(layers[-1])
+    for m, _, out in trace.calls:
+        if id(m) in inside or not _same_memory(out, trace.hidden_BTD) or last is None:
             continue
         with torch.no_grad():
-            return m if _applies(m, last_BTD, trace.hidden_BTD) else None
+            return m if _applies(m, layers, last.output, trace.hidden_BTD) else None
     return None
 
 
-def _applies(norm: nn.Module, last_BTD: Tensor, hidden_BTD: Tensor) -> bool:
-    if list(norm.modules())[1:] or last_BTD.shape != hidden_BTD.shape:
+def _applies(norm: nn.Module, layers: nn.ModuleList, last_BTD: Tensor, hidden_BTD: Tensor) -> bool:
+    if any(m is layers for m in norm.modules()) or last_BTD.shape != hidden_BTD.shape:
         return False
     again = norm(last_BTD.to(hidden_BTD.device))
     return isinstance(again, Tensor) and torch.allclose(again.float(), hidden_BTD.float(), rtol=1e-3, atol=1e-4)
