@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import weakref
 
 import numpy as np
@@ -179,12 +180,13 @@ class SmallMemory:
     """Lets `rows_of` read up to `limit` padded tokens."""
 
     def __init__(self, monkeypatch, limit, error=torch.OutOfMemoryError):
-        self.limit, self.error = limit, error
+        self.limit, self.error, self.n_refused = limit, error, 0
         self._plain = reading.rows_of
         monkeypatch.setattr(reading, "rows_of", self)
 
     def __call__(self, handle, batch, slots):
         if batch.ids_BT.numel() > self.limit:
+            self.n_refused += 1
             raise self.error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
         return self._plain(handle, batch, slots)
 
@@ -365,16 +367,15 @@ def test_only_sequences_that_can_be_compared(tiny_pair, make_corpus, make_harves
 
 def test_no_batch_passes_the_budget(tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch):
     """Neither the blocks nor what is read besides: the announcement's probe and the noise measurement."""
-    SmallMemory(monkeypatch, 32)
-    cache = make_harvest(tmp_path, tiny_pair(), make_corpus({"a": [16] * 12}), batch_tokens=32)
-    manifest = read_json(cache.slot_folder(Slot(1)) / "manifest.json", "")
-    assert manifest["halved_batches"] == 0
-    assert manifest["noise"]["norm"] >= 0
+    memory = SmallMemory(monkeypatch, 32)
+    make_harvest(tmp_path, tiny_pair(), make_corpus({"a": [16] * 12}), batch_tokens=32)
+    assert memory.n_refused == 0
 
 
-def test_the_backlog_is_bounded_by_bytes(tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch):
-    """With no room for a backlog, the rows of a block are gone before the next is read."""
-    read, held, alive = PairReader.read, [], []
+@pytest.mark.parametrize(("room", "most"), [(0, 1), (2**29, 3)])
+def test_the_backlog_is_bounded_by_bytes(room, most, tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch):
+    """Where writing is slow; the writing thread may hold the last block's rows a moment longer than its work takes."""
+    read, add, held, alive = PairReader.read, ShardWriter.add, [], []
 
     def watch(self, sequences, slots=None):
         alive.append(sum(ref() is not None for ref in held))
@@ -383,16 +384,17 @@ def test_the_backlog_is_bounded_by_bytes(tiny_pair, make_corpus, make_harvest, t
         return rows
 
     monkeypatch.setattr(PairReader, "read", watch)
-    monkeypatch.setattr(harvest_module, "_AHEAD_BYTES", 0)
+    monkeypatch.setattr(ShardWriter, "add", lambda self, *rows: time.sleep(0.02) or add(self, *rows))
+    monkeypatch.setattr(harvest_module, "_AHEAD_BYTES", room)
     make_harvest(tmp_path, tiny_pair(), make_corpus())
     assert len(alive) > 5
-    assert set(alive) == {0}
+    assert most - 1 <= max(alive) <= most
 
 
 def test_few_files_are_open_however_many_shards_a_block_fills(
     tiny_pair, make_corpus, make_harvest, tmp_path, monkeypatch
 ):
-    counts, plain = [], ShardWriter.add
+    counts, plain, before = [], ShardWriter.add, len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(
         ShardWriter, "add", lambda self, *a: counts.append(len(os.listdir("/proc/self/fd"))) or plain(self, *a)
     )
@@ -400,4 +402,4 @@ def test_few_files_are_open_however_many_shards_a_block_fills(
         tmp_path, tiny_pair(), make_corpus({"a": [4] * 40}), RESIDUALS, batch_tokens=160, shard_tokens=4
     )
     assert len(list(cache.folder.rglob("shard_*"))) == 3 * 40
-    assert max(counts) - min(counts) <= 4
+    assert max(counts) <= before + 8

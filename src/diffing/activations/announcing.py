@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from diffing.activations.cache import Cache
 from diffing.activations.plan import Shard
@@ -14,27 +15,49 @@ from diffing.core.progress import say
 _PROBE_TOKENS = 512
 
 
-def announce(cache: Cache, reader: PairReader, width: int) -> None:
-    """Say how many tokens, bytes and minutes the work takes, and refuse what the disk cannot hold."""
-    n_tokens, n_slots = cache.plan.n_tokens, len(reader.slots)
+@dataclass(frozen=True)
+class Work:
+    """What a harvest has to do.
+
+    Args:
+        n_tokens: Tokens of units that are not whole.
+        n_bytes: Size of the shards that are not there.
+        n_shards: Shards of a slot, those there included.
+    """
+
+    n_tokens: int
+    n_bytes: int
+    n_shards: int
+
+
+def work_of(cache: Cache, slots: Sequence[Slot], width: int) -> Work:
+    """What is to be done for `slots`.
+
+    Raises:
+        UserError: The disk cannot hold it.
+    """
     units = cache.units(width)
-    lacking = [[s for slot in reader.slots for s in u.shards if not _exists(cache, slot, s)] for u in units]
+    lacking = [[s for slot in slots for s in u.shards if not _exists(cache, slot, s)] for u in units]
     todo = [sum(s.n_tokens for s in u.shards) for u, shards in zip(units, lacking, strict=True) if shards]
     n_bytes = 2 * width * cache.dtype.itemsize * sum(s.n_tokens for shards in lacking for s in shards)
     free = shutil.disk_usage(cache.folder).free
     if n_bytes > free:
         raise UserError(
-            f"The activations of {n_tokens:,} tokens at {n_slots} places take {size_of(n_bytes)} and "
-            f"{size_of(free)} are free in {cache.folder}; lower data.max_tokens or "
-            "preprocessing.layers, set preprocessing.dtype=bfloat16, "
-            "infrastructure.storage.base_dir=DIR, or preprocessing.store=live."
+            f"The activations of {cache.plan.n_tokens:,} tokens at {len(slots)} places take {size_of(n_bytes)} and "
+            f"{size_of(free)} are free in {cache.folder}; lower data.max_tokens or preprocessing.layers, "
+            "set preprocessing.dtype=bfloat16, infrastructure.storage.base_dir=DIR, or preprocessing.store=live."
         )
-    seconds = _seconds_per_token(cache, reader) * sum(todo)
-    done = f" ({n_tokens - sum(todo):,} are there already)" if sum(todo) < n_tokens else ""
+    return Work(sum(todo), n_bytes, sum(len(u.shards) for u in units))
+
+
+def announce(cache: Cache, reader: PairReader, work: Work) -> None:
+    """Say how many tokens, bytes and minutes the work takes."""
+    seconds = _seconds_per_token(cache, reader) * work.n_tokens
+    there = cache.plan.n_tokens - work.n_tokens
+    done = f" ({there:,} are there already)" if there else ""
     say(
-        f"Harvest of {', '.join(s.name for s in reader.slots[:6])}{' …' if n_slots > 6 else ''} from both models: "
-        f"{sum(todo):,} tokens{done}, {size_of(n_bytes)} in {sum(len(u.shards) for u in units)} shards per place, "
-        f"about {seconds / 60:.1f} minutes. Into {cache.folder}"
+        f"Harvest of {', '.join(s.name for s in reader.slots[:6])}{' …' if len(reader.slots) > 6 else ''} from both "
+        f"models: {work.n_tokens:,} tokens{done}, {size_of(work.n_bytes)} in {work.n_shards} shards per place, about {seconds / 60:.1f} minutes. Into {cache.folder}"
     )
 
 
@@ -43,10 +66,9 @@ def _exists(cache: Cache, slot: Slot, shard: Shard) -> bool:
 
 
 def _seconds_per_token(cache: Cache, reader: PairReader) -> float:
-    """Measured on a small batch, after one that warms everything up."""
+    """Measured on a small batch; the models have read before, or it would be too long."""
     lengths = [len(reader.corpus.sequences[i].ids) for i in cache.plan.blocks[0]]
     n = max(1, _PROBE_TOKENS // lengths[0])
-    _read_through(reader, cache.plan.blocks[0][:n])
     started = time.perf_counter()
     _read_through(reader, cache.plan.blocks[0][:n])
     return (time.perf_counter() - started) / sum(lengths[:n])

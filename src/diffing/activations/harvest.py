@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from diffing.activations.announcing import announce
+from diffing.activations.announcing import Work, announce, work_of
 from diffing.activations.cache import CACHE, MANIFEST, SCHEMA, STATISTICS, TOKENS, Cache
 from diffing.activations.plan import Unit
 from diffing.activations.reading import PairReader, measure_noise, sink_note
@@ -69,8 +69,8 @@ def harvest(
             return
         reader = PairReader(pair, corpus, tuple(missing), cache.dtype)
         width = _begin(cache, reader, described or {}, notes)
-        announce(cache, reader, width)
-        _Harvest(cache, reader, kept, width).run()
+        work = work_of(cache, missing, width)
+        _Harvest(cache, reader, kept, width).run(work)
 
 
 def _clear(cache: Cache, slots: Sequence[Slot], overwrite: bool) -> None:
@@ -168,10 +168,11 @@ class _Harvest:
         self._empty = PairStatistics.empty(width)
         self._done: dict[Slot, list[Done]] = {slot: [] for slot in reader.slots}
 
-    def run(self) -> None:
-        """Compute what is missing, then write the manifests."""
+    def run(self, work: Work) -> None:
+        """Measure the noise, say what the work takes, compute what is missing, then write the manifests."""
         sequences = [s for block in self._cache.plan.blocks for s in block]
         noise = measure_noise(self._reader, sequences, self._kept.skip_first_tokens, self._cache.plan.most_padded)
+        announce(self._cache, self._reader, work)
         with (
             bar("harvest: reading both models", self._cache.plan.n_tokens, "tokens") as advance,
             ThreadPoolExecutor(1, thread_name_prefix="shards") as writing,

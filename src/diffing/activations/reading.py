@@ -16,7 +16,7 @@ from diffing.data.tokens import Corpus
 from diffing.models.capture import capture
 from diffing.models.pair import ModelHandle, ModelPair
 
-NOISE_SEQUENCES = 8
+NOISE_SEQUENCES = 4
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 

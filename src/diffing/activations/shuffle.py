@@ -95,9 +95,8 @@ class _Buffer:
     def put(self, token_N: np.ndarray, rows: PairRows) -> None:
         """Hold some more rows."""
         places = self._places[self.n_held : self.n_held + len(token_N)]
-        at = torch.from_numpy(places)
         for held, new in zip(self._rows, rows, strict=True):
-            held.index_copy_(0, at.to(held.device), new)
+            _put(held, places, new)
         self._token[places] = token_N
         self.n_held += len(token_N)
 
@@ -107,9 +106,7 @@ class _Buffer:
         picks = rng.choice(self.n_held, n, replace=False, shuffle=True)
         places = self._places[picks]
         self._release(picks)
-        at = torch.from_numpy(places)
-        rows: list[Tensor] = [held.index_select(0, at.to(held.device)) for held in self._rows]
-        return RowBatch(self._token[places], PairRows(*rows))
+        return RowBatch(self._token[places], PairRows(*(_take(held, places) for held in self._rows)))
 
     def _release(self, picks: np.ndarray) -> None:
         """Swap the picked entries behind the held ones."""
@@ -120,3 +117,24 @@ class _Buffer:
         leave = np.flatnonzero(is_picked[:left])
         self._places[leave], self._places[stay] = self._places[stay], self._places[leave].copy()
         self.n_held = left
+
+
+def _put(held: Tensor, places: np.ndarray, rows: Tensor) -> None:
+    """Copy rows to their places; on the CPU by NumPy, which moves whole rows where torch moves number by number."""
+    if held.device.type == "cpu":
+        _words(held)[places] = _words(rows.contiguous())
+    else:
+        held.index_copy_(0, torch.from_numpy(places).to(held.device), rows)
+
+
+def _take(held: Tensor, places: np.ndarray) -> Tensor:
+    """Copies of the rows at `places`."""
+    if held.device.type == "cpu":
+        return torch.from_numpy(_words(held)[places]).view(held.dtype)
+    return held.index_select(0, torch.from_numpy(places).to(held.device))
+
+
+def _words(rows: Tensor) -> np.ndarray:
+    """The same memory as integers of the same size, for dtypes that NumPy does not know."""
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.dtype.itemsize]
+    return rows.view(kind).numpy()
