@@ -165,7 +165,7 @@ def test_a_batch_too_large_for_memory_is_halved(tiny, corpus_of, cache_of, monke
         return rows_of(handle, batch, slots)
 
     monkeypatch.setattr(reading, "rows_of", small_machine)
-    monkeypatch.setattr(harvest_module, "measure_noise", lambda *a: {Slot(1): {}})
+    monkeypatch.setattr(harvest_module, "measure_noise", lambda *a: reading.NoiseFloor({Slot(1): {}}, 1))
     harvest(pair, corpus, halved, [Slot(1)], KEPT)
     manifest = halved.manifest(Slot(1))
     assert manifest["halved_batches"] > 0

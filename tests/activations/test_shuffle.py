@@ -176,3 +176,9 @@ def test_another_dataset_leaves_the_split_alone(make_corpus):
     alone = validation_sequences(TokenTable.of(make_corpus({"b": [3] * 30})), 0.2, 3)
     beside = validation_sequences(TokenTable.of(make_corpus({"a": [4] * 7, "b": [5] * 30})), 0.2, 3)
     assert np.array_equal(beside[7:], alone)
+
+
+def test_datasets_of_one_size_are_drawn_each_by_itself(make_corpus):
+    held = validation_sequences(TokenTable.of(make_corpus({"a": [5] * 40, "b": [5] * 40})), 0.3, 0)
+    assert held[:40].sum() == held[40:].sum() == 12
+    assert (held[:40] != held[40:]).any()

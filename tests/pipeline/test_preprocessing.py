@@ -306,6 +306,19 @@ def test_a_corrupt_json_file_is_named_and_overwritten(command, bench, made, out,
     assert contents(made) == before
 
 
+def test_a_manifest_or_cache_of_another_place_is_refused(command, bench, made, out):
+    command(bench.command(out, MODE, *SMALL, "preprocessing.layers=[0]")).done()
+    one, other = (made / f"layer_0{n}" / "residual" / "manifest.json" for n in (0, 1))
+    kept = other.read_bytes()
+    shutil.copyfile(one, other)
+    command(bench.command(out, *READ)).sentence(str(other), "layer_01/residual", "overwrite=true")
+    other.write_bytes(kept)
+    facts = json.loads((made / "cache.json").read_text())
+    facts["key"]["corpus"] = "another"
+    (made / "cache.json").write_text(json.dumps(facts))
+    command(bench.command(out, *READ)).sentence(str(made / "cache.json"), "overwrite=true")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_cache_of_an_older_schema(command, bench, made, out, name):
     before = contents(made)

@@ -1,18 +1,14 @@
 """Says what a harvest takes before it starts, and refuses what the disk cannot hold."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffing.activations.cache import Cache
 from diffing.activations.plan import Shard
-from diffing.activations.reading import PairReader
 from diffing.core.errors import UserError
 from diffing.core.layers import Slot
 from diffing.core.progress import say
-
-_PROBE_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -50,34 +46,19 @@ def work_of(cache: Cache, slots: Sequence[Slot], width: int) -> Work:
     return Work(sum(todo), n_bytes, sum(len(u.shards) for u in units))
 
 
-def announce(cache: Cache, reader: PairReader, work: Work) -> None:
-    """Say how many tokens, bytes and minutes the work takes."""
-    seconds = _seconds_per_token(cache, reader) * work.n_tokens
+def announce(cache: Cache, slots: Sequence[Slot], work: Work, seconds_per_token: float) -> None:
+    """Say how many tokens, bytes and minutes the work takes, by what the noise measurement took per token."""
     there = cache.plan.n_tokens - work.n_tokens
     done = f" ({there:,} are there already)" if there else ""
     say(
-        f"Harvest of {', '.join(s.name for s in reader.slots[:6])}{' …' if len(reader.slots) > 6 else ''} from both "
-        f"models: {work.n_tokens:,} tokens{done}, {size_of(work.n_bytes)} in {work.n_shards} shards per place, about {seconds / 60:.1f} minutes. Into {cache.folder}"
+        f"Harvest of {', '.join(s.name for s in slots[:6])}{' …' if len(slots) > 6 else ''} from both models: "
+        f"{work.n_tokens:,} tokens{done}, {size_of(work.n_bytes)} in {work.n_shards} shards per place, "
+        f"about {seconds_per_token * work.n_tokens / 60:.1f} minutes. Into {cache.folder}"
     )
 
 
 def _exists(cache: Cache, slot: Slot, shard: Shard) -> bool:
     return (cache.slot_folder(slot) / shard.file).exists()
-
-
-def _seconds_per_token(cache: Cache, reader: PairReader) -> float:
-    """Measured on a small batch; the models have read before, or it would be too long."""
-    lengths = [len(reader.corpus.sequences[i].ids) for i in cache.plan.blocks[0]]
-    n = max(1, _PROBE_TOKENS // lengths[0])
-    started = time.perf_counter()
-    _read_through(reader, cache.plan.blocks[0][:n])
-    return (time.perf_counter() - started) / sum(lengths[:n])
-
-
-def _read_through(reader: PairReader, sequences: Sequence[int]) -> None:
-    """Read, and wait for the last row: a GPU hands out rows that it has yet to compute."""
-    rows = reader.read(sequences)
-    rows[reader.slots[-1]].finetuned_ND[-1].cpu()
 
 
 def size_of(n_bytes: float) -> str:

@@ -6,6 +6,7 @@ another.
 """
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -171,8 +172,10 @@ class _Harvest:
     def run(self, work: Work) -> None:
         """Measure the noise, say what the work takes, compute what is missing, then write the manifests."""
         sequences = [s for block in self._cache.plan.blocks for s in block]
+        started = time.perf_counter()
         noise = measure_noise(self._reader, sequences, self._kept.skip_first_tokens, self._cache.plan.most_padded)
-        announce(self._cache, self._reader, work)
+        seconds = time.perf_counter() - started
+        announce(self._cache, self._reader.slots, work, seconds / max(1, noise.n_tokens))
         with (
             bar("harvest: reading both models", self._cache.plan.n_tokens, "tokens") as advance,
             ThreadPoolExecutor(1, thread_name_prefix="shards") as writing,
@@ -180,7 +183,7 @@ class _Harvest:
             for unit in self._units:
                 self._unit(unit, writing, advance)
         for slot in self._reader.slots:
-            self._finish(slot, noise[slot])
+            self._finish(slot, noise.by_slot[slot])
 
     def _unit(self, unit: Unit, writing: ThreadPoolExecutor, advance: Advance) -> None:
         """Make a unit's missing shards: models here, everything else in the other thread."""

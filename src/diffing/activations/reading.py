@@ -133,10 +133,23 @@ def comparable_sequences(corpus: Corpus, pair: ModelPair) -> tuple[list[int] | N
     return good, [f"{lost} documents with tokens that the two tokenizers do not share are left out"] if lost else []
 
 
+@dataclass(frozen=True)
+class NoiseFloor:
+    """What a model differs from itself by.
+
+    Args:
+        by_slot: Means over tokens: `norm` of the difference, `relative` to the mean norm, `cosine` distance.
+        n_tokens: Tokens that were read, each twice.
+    """
+
+    by_slot: dict[Slot, dict[str, float]]
+    n_tokens: int
+
+
 @torch.no_grad()
 def measure_noise(
     reader: PairReader, sequences: Sequence[int], skip_first_tokens: int, batch_tokens: int | None = None
-) -> dict[Slot, dict[str, float]]:
+) -> NoiseFloor:
     """What the base differs from itself by, read in two batch shapes, one of them rounded to the storage dtype.
 
     Args:
@@ -146,8 +159,6 @@ def measure_noise(
         skip_first_tokens: Leading positions left out.
         batch_tokens: Padded tokens to read at once, but two sequences at least; None: any number.
 
-    Returns:
-        By slot, means over tokens: `norm` of the difference, `relative` to the mean norm, `cosine` distance.
     """
     longest = max(len(reader.corpus.sequences[i].ids) for i in sequences)
     n_picks = NOISE_SEQUENCES if batch_tokens is None else max(2, min(NOISE_SEQUENCES, batch_tokens // longest))
@@ -166,7 +177,10 @@ def measure_noise(
             sums[slot] += _differences(x, y)
         first += n
     names = ("norm", "relative", "cosine")
-    return {s: dict(zip(names, (v[:3] / v[3]).tolist(), strict=True)) if v[3] else {} for s, v in sums.items()}
+    by_slot: dict[Slot, dict[str, float]] = {
+        s: dict(zip(names, (v[:3] / v[3]).tolist(), strict=True)) if v[3] else {} for s, v in sums.items()
+    }
+    return NoiseFloor(by_slot, first)
 
 
 def _largest_batch(reader: PairReader, sequences: list[int]) -> tuple[dict[Slot, Tensor], list[int]]:

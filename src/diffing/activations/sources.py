@@ -188,7 +188,7 @@ class LiveSource(ActivationSource):
         """The base against itself; measured once for all slots."""
         if self._noise is None:
             sequences = [s for block in self._plan.blocks for s in block]
-            self._noise = measure_noise(self._reader, sequences, self._skip, self._plan.most_padded)
+            self._noise = measure_noise(self._reader, sequences, self._skip, self._plan.most_padded).by_slot
         return self._noise[slot]
 
     def blocks(self, slots: Sequence[Slot] | None = None, order: Sequence[int] | None = None) -> Iterator[Block]:
