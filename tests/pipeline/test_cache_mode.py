@@ -107,3 +107,14 @@ def test_a_cache_of_another_version_is_told(command, bench, out, made, schema, w
     (made / "cache.json").write_text(json.dumps({**facts, "schema": schema}))
     assert "other version" in command(cache_command(bench, out)).done().out
     command(bench.command(out, "pipeline.mode=preprocessing")).sentence(word, f"schema {schema}", str(made))
+
+
+@pytest.mark.parametrize(("layers", "expected"), [("all", 3), ("0.5", 1), ("-1", 1), ("[0,-1]", 2)])
+def test_layers_may_be_written_without_brackets(command, bench, out, layers, expected):
+    command(bench.command(out, "pipeline.mode=preprocessing", f"preprocessing.layers={layers}")).done()
+    assert len(list(out.glob("activations/*/*/layer_*/residual/manifest.json"))) == expected
+
+
+def test_true_is_no_layer(command, bench, out):
+    outcome = command(bench.command(out, "pipeline.mode=preprocessing", "preprocessing.layers=[true]"))
+    outcome.sentence("preprocessing.layers", "true and false are no layers", alone=True)

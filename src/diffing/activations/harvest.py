@@ -27,7 +27,7 @@ from diffing.activations.writing import Done, Kept, UnitWriter, found_shards
 from diffing.core.files import atomic_path, sha256, write_json
 from diffing.core.layers import Slot
 from diffing.core.progress import Advance, bar, warn
-from diffing.core.provenance import git_state, versions
+from diffing.core.provenance import versions
 from diffing.core.runs import RunState
 from diffing.core.tables import write_table
 from diffing.data.tokens import Corpus
@@ -138,7 +138,6 @@ def _begin(cache: Cache, reader: PairReader, described: Mapping[str, Any], notes
             "tokens_sha256": sha256(cache.folder / TOKENS),
             "notes": list(notes),
             "versions": versions(),
-            "git": git_state(),
             **described,
         },
     )

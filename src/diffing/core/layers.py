@@ -22,6 +22,18 @@ class Slot(NamedTuple):
         return f"layer_{self.layer:02d}/{self.site}"
 
 
+def listed(value: object) -> object:
+    """A list of one for a single layer or site, as people write it; lists as they are.
+
+    Raises:
+        ValueError: A layer is true or false, which Python takes for 1 and 0.
+    """
+    values = [value] if isinstance(value, (int, float, str)) else value
+    if isinstance(values, (list, tuple)) and any(isinstance(v, bool) for v in values):
+        raise ValueError("true and false are no layers; write a number, a share of the depth, or all")
+    return values
+
+
 def layers(chosen: Sequence[int | float | str], n_layers: int, option: str = "preprocessing.layers") -> list[int]:
     """Block indices, ascending and without repetition.
 

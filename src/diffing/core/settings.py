@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from diffing.core.config import Strict
-from diffing.core.layers import Layers, Site
+from diffing.core.layers import Layers, Site, listed
 from diffing.core.specs import DataConfig, Dtype, ModelSpec, NullPair, OrganismSpec, Sharing
 
 Mode = Literal["full", "preprocessing", "diffing", "report", "cache"]
@@ -39,6 +39,12 @@ class PreprocessingConfig(Strict):
     dtype: Dtype | None = None
     shard_bytes: int = Field(default=256 * 2**20, ge=2**16)
     shard_tokens: int = Field(default=8192, ge=1)
+
+    @field_validator("layers", "sites", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return listed(value)
+
     batch_tokens: int = Field(default=2048, ge=1)
 
 

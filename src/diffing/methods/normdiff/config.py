@@ -1,8 +1,8 @@
 """Options of `normdiff`, and the activations they ask for."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from diffing.core.layers import Layers, Site
+from diffing.core.layers import Layers, Site, listed
 from diffing.core.method import MethodConfig, Needs
 
 _SPREAD: Layers = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -37,6 +37,11 @@ class NormDiffConfig(MethodConfig):
     max_positions: int = Field(default=64, ge=1)
     n_vector_positions: int = Field(default=5, ge=0)
     max_template_tokens: int = Field(default=24, ge=0)
+
+    @field_validator("layers", "sites", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return listed(value)
 
 
 def needs(config: NormDiffConfig) -> Needs:
