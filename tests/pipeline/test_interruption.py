@@ -14,7 +14,7 @@ from workbench import assert_same_tables, run_folder, sentences, start, write_js
 @pytest.fixture(scope="module")
 def long(bench, tmp_path_factory):
     """Options of a run that reads for some seconds in many units."""
-    data = write_jsonl(tmp_path_factory.mktemp("long") / "long.jsonl", sentences(200))
+    data = write_jsonl(tmp_path_factory.mktemp("long") / "long.jsonl", sentences(500))
     more = ["preprocessing.batch_tokens=16", "data.max_length=24", "infrastructure.threads=1"]
     return lambda base_dir: bench.command(base_dir, *more, data=data)
 

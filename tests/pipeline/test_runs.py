@@ -159,10 +159,13 @@ def test_the_null_pair_needs_no_finetuned_model(command, bench, out):
     command(args).done()
 
 
-@pytest.mark.parametrize("methods", ["kl", "all", "[quick,kl]"])
-def test_methods_by_list(command, bench, out, methods):
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [("kl", ["kl"]), ("all", ["kl", "normdiff"]), ("[quick,kl]", ["kl", "normdiff"]), ("[normdiff]", ["normdiff"])],
+)
+def test_methods_by_list(command, bench, out, methods, expected):
     command(bench.command(out, f"pipeline.methods={methods}")).done()
-    assert len(run_folders(out)) == 1
+    assert [folder.parent.name for folder in run_folders(out)] == expected
 
 
 def test_the_mode_diffing_computes(command, bench, out):
