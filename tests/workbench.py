@@ -2,10 +2,13 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TEXT = "the heron stood in a thin line of smoke and rang the bell twice before another answer was needed"
@@ -107,6 +110,36 @@ def start(args: list[str], cwd: Path, **more: str) -> subprocess.Popen[str]:
         [sys.executable, str(ROOT / "main.py"), *args],
         cwd=cwd, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def limited(args: list[str], n_bytes: int) -> subprocess.CompletedProcess[str]:
+    """`python main.py ARGS` in a process whose files the kernel keeps below `n_bytes`."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *args],
+        env=environment(PYTHONDONTWRITEBYTECODE="1"), preexec_fn=limit, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+
+
+def pair_loader(folder_of: Callable[[str], Path], full: bool) -> Callable[..., Any]:
+    """Loads a tiny pair once per architecture and kind; `full` is the kind unless it is said."""
+    from diffing.models.pair import load_pair
+    from diffing.models.tiny import save_pair
+
+    loaded: dict[tuple, Any] = {}
+
+    def load(architecture: str = "llama", full: bool = full, **changes: object) -> Any:
+        key = (architecture, full, tuple(sorted(changes.items())))
+        if key not in loaded:
+            spec = save_pair(folder_of(architecture), architecture, full=full)
+            loaded[key] = load_pair(spec.model_copy(update=changes))
+        return loaded[key]
+
+    return load
 
 
 def python(code: str, *args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -11,9 +11,7 @@ from diffing.core.specs import CorpusSpec
 from diffing.data.documents import documents_from_texts
 from diffing.data.token_table import TokenTable
 from diffing.data.tokens import tokenize_documents
-from diffing.models.pair import load_pair
-from diffing.models.tiny import save_pair
-from workbench import sentences
+from workbench import pair_loader, sentences
 
 KEPT = Kept(bos_id=None, skip_first_tokens=1)
 
@@ -21,16 +19,7 @@ KEPT = Kept(bos_id=None, skip_first_tokens=1)
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Loads a tiny pair once per architecture and kind."""
-    loaded = {}
-
-    def load(architecture="llama", full=False, **changes):
-        key = (architecture, full, tuple(sorted(changes.items())))
-        if key not in loaded:
-            spec = save_pair(tmp_path_factory.mktemp(architecture), architecture, full=full)
-            loaded[key] = load_pair(spec.model_copy(update=changes))
-        return loaded[key]
-
-    return load
+    return pair_loader(tmp_path_factory.mktemp, full=False)
 
 
 @pytest.fixture(scope="session")

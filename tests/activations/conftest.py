@@ -11,8 +11,8 @@ from diffing.core.layers import Slot
 from diffing.core.seeds import generator
 from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus, TokenSequence
-from diffing.models.pair import load_pair
-from diffing.models.tiny import VOCAB_SIZE, save_pair
+from diffing.models.tiny import VOCAB_SIZE
+from workbench import pair_loader
 
 LENGTHS = {"prose": [9, 3, 14, 5, 2, 11, 7, 7], "chats": [6, 16, 4, 10, 8]}
 
@@ -40,16 +40,7 @@ def make_corpus():
 @pytest.fixture(scope="session")
 def tiny_pair(tmp_path_factory):
     """Loads a tiny pair once per architecture and kind."""
-    loaded = {}
-
-    def load(architecture="llama", full=False, **changes):
-        key = (architecture, full, tuple(sorted(changes.items())))
-        if key not in loaded:
-            spec = save_pair(tmp_path_factory.mktemp(architecture), architecture, full=full)
-            loaded[key] = load_pair(spec.model_copy(update=changes))
-        return loaded[key]
-
-    return load
+    return pair_loader(tmp_path_factory.mktemp, full=False)
 
 
 @pytest.fixture(scope="session")

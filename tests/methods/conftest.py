@@ -2,8 +2,7 @@
 
 import pytest
 
-from diffing.models.pair import load_pair
-from diffing.models.tiny import save_pair
+from workbench import pair_loader
 
 TEXTS = [
     "The heron stood in the shallows and waited for the others to land on the far bank.",
@@ -22,13 +21,4 @@ def texts():
 @pytest.fixture(scope="session")
 def tiny_pair(tmp_path_factory):
     """Loads a tiny pair once per architecture and kind."""
-    loaded = {}
-
-    def load(architecture="llama", full=True, **changes):
-        key = (architecture, full, tuple(sorted(changes.items())))
-        if key not in loaded:
-            spec = save_pair(tmp_path_factory.mktemp(architecture), architecture, full=full)
-            loaded[key] = load_pair(spec.model_copy(update=changes))
-        return loaded[key]
-
-    return load
+    return pair_loader(tmp_path_factory.mktemp, full=True)

@@ -2,16 +2,21 @@
 
 import errno
 import os
-import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import diffing.core.files
-from workbench import ROOT, assert_same_tables, environment, manifest, run_folder, run_folders, sentences, write_jsonl
+from workbench import (
+    assert_same_tables,
+    limited,
+    manifest,
+    run_folder,
+    run_folders,
+    sentences,
+    write_jsonl,
+)
 
 
 @pytest.fixture
@@ -138,14 +143,7 @@ def test_a_limit_on_file_size(bench, out, command):
     """A real refusal by the kernel: the report does not fit."""
     args = bench.command(out)
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *args],
-        env=environment(PYTHONDONTWRITEBYTECODE="1"), preexec_fn=limit, capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
+    done = limited(args, 2**20)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: Cannot write to {out}")

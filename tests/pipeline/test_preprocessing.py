@@ -4,11 +4,8 @@ import errno
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from diffing.activations import announcing, writing
 from diffing.activations.reading import PairReader
 from diffing.activations.shards import ShardWriter
 from diffing.core.runs import RunState
-from workbench import ROOT, environment, run_folders, sentences, write_jsonl
+from workbench import limited, run_folders, sentences, write_jsonl
 
 MODE = "pipeline.mode=preprocessing"
 SMALL = ("preprocessing.shard_tokens=100", "preprocessing.batch_tokens=80")
@@ -415,14 +412,7 @@ def test_a_limit_on_file_size(command, bench, out, tmp_path):
     """A real refusal by the kernel: a shard is larger than a file may be."""
     asked = bench.command(out, MODE, data=write_jsonl(tmp_path / "many.jsonl", sentences(60)))
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
-
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *asked],
-        env=environment(PYTHONDONTWRITEBYTECODE="1"), preexec_fn=limit, capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
+    done = limited(asked, 2**18)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: Cannot write to {out}")

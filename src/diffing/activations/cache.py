@@ -140,7 +140,9 @@ class Cache:
 
     def missing(self, slots: Sequence[Slot]) -> list[Slot]:
         """The slots that are not whole."""
-        return [slot for slot in slots if self.facts() is None or self.manifest(slot) is None]
+        if self.facts() is None:
+            return list(slots)
+        return [slot for slot in slots if self.manifest(slot) is None]
 
     def damaged(self, slots: Sequence[Slot]) -> list[Path]:
         """The token table and files of whole slots, if missing or unlike their checksums; reads every byte."""
@@ -213,14 +215,6 @@ def check_schema(found: object, folder: Path, remake: str) -> None:
         f"The cache {folder} was made by an older version of diffing (schema {schema}, this one reads {SCHEMA}); "
         f"make it again with: {remake} overwrite=true."
     )
-
-
-def slot_of(folder: Path) -> Slot | None:
-    """The slot whose folder this is, or None."""
-    layer, site = folder.parent.name.removeprefix("layer_"), folder.name
-    if folder.parent.name.startswith("layer_") and layer.isdigit() and site in ("residual", "attention", "mlp"):
-        return Slot(int(layer), site)
-    return None
 
 
 def read_quietly(path: Path) -> dict[str, Any] | None:

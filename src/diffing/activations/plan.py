@@ -143,7 +143,7 @@ def _groups(sizes: Sequence[int], limit: int) -> list[list[int]]:
 
 
 def _split(plan: BlockPlan, block: int, limit: int, first: int) -> tuple[Shard, ...]:
-    lengths = [plan.tokens.rows_of(s).stop - plan.tokens.rows_of(s).start for s in plan.blocks[block]]
+    lengths = [plan.tokens.length_of(s) for s in plan.blocks[block]]
     start, shards = 0, []
     for group in _groups(lengths, limit):
         n = sum(lengths[i] for i in group)

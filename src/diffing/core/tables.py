@@ -66,3 +66,23 @@ def read_table(path: Path) -> pa.Table:
         raise UserError(
             f"Table {path} is corrupt ({' '.join(str(error).split())[:120]}); run again with overwrite=true."
         ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenScoreRow:
+    """`token_scores.parquet`: the full ranking of vocabulary tokens, of every method that ranks tokens."""
+
+    token_id: int
+    token: str
+    score: float
+    stderr: float | None
+    null_score: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentScoreRow:
+    """`document_scores.parquet`: the full ranking of documents, of every method that ranks documents."""
+
+    dataset: str
+    document: int
+    score: float

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 
 from diffing.analysis.bootstrap import mean_stderr
-from diffing.core.tables import schema_of, table_of
+from diffing.core.tables import DocumentScoreRow, TokenScoreRow, schema_of, table_of
 from diffing.data.tokens import ROLES
 from diffing.methods.kl.gather import Gathered
-from diffing.methods.kl.results import DocumentScoreRow, RisenFallenRow, TokenRow, TokenScoreRow
+from diffing.methods.kl.results import RisenFallenRow, TokenRow
 
 _LISTED = 200
 

@@ -132,23 +132,3 @@ class RisenFallenRow:
     mean_change: float
     mean_probability_change: float
     kl_share: float
-
-
-@dataclass(frozen=True)
-class TokenScoreRow:
-    """`token_scores.parquet`: the full ranking of vocabulary tokens."""
-
-    token_id: int
-    token: str
-    score: float
-    stderr: float | None
-    null_score: float | None
-
-
-@dataclass(frozen=True)
-class DocumentScoreRow:
-    """`document_scores.parquet`: the full ranking of documents."""
-
-    dataset: str
-    document: int
-    score: float

@@ -11,6 +11,7 @@ from diffing.core.tables import table_of
 from diffing.methods.normdiff.config import NormDiffConfig
 from diffing.methods.normdiff.gather import Gathered
 from diffing.methods.normdiff.results import ExampleRow
+from diffing.methods.normdiff.statistics import known
 
 RANKED = ("relative", "norm_diff", "cosine")
 _SHOWN = ("norm_diff", "relative", "cosine", "norm_base", "norm_ft")
@@ -67,14 +68,10 @@ def _row(
     here = slice(first + window[0], first + window[1])
     ids = data.tokens.ids_N[here].tolist()
     text, offsets = text_with_offsets(tokenizer, ids)
-    values = {m: _known(data.columns[slot][m][here]) for m in _SHOWN}
+    values = {m: tuple(known(v) for v in data.columns[slot][m][here]) for m in _SHOWN}
     return ExampleRow(
         dataset=data.tokens.dataset_of(i), metric=metric, ranking=ranking, rank=rank,
         sequence=int(data.tokens.documents[i]), start=window[0], peak=peak, score=score, text=text,
         tokens=tuple(names[t] for t in ids), token_ids=tuple(ids),
         starts=tuple(s for s, _ in offsets), ends=tuple(e for _, e in offsets), **values,
     )  # fmt: skip
-
-
-def _known(values: np.ndarray) -> tuple[float | None, ...]:
-    return tuple(None if np.isnan(v) else float(v) for v in values)

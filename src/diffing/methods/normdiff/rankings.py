@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from diffing.core.layers import Slot
-from diffing.core.tables import schema_of, table_of
+from diffing.core.tables import DocumentScoreRow, TokenScoreRow, schema_of, table_of
 from diffing.data.chats import ROLES
 from diffing.methods.normdiff.gather import Gathered
 from diffing.methods.normdiff.groups import Group
-from diffing.methods.normdiff.results import DocumentScoreRow, TokenRow, TokenScoreRow, VectorRow
+from diffing.methods.normdiff.results import TokenRow, VectorRow
 from diffing.methods.normdiff.stream import METRICS
 
 _PSEUDO_COUNT = 5

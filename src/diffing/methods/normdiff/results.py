@@ -167,23 +167,3 @@ class VectorRow:
     stderr: float | None
     explained: float | None
     mean_norm_base: float
-
-
-@dataclass(frozen=True)
-class TokenScoreRow:
-    """`token_scores.parquet`: the vocabulary tokens that occur, ranked."""
-
-    token_id: int
-    token: str
-    score: float
-    stderr: float | None
-    null_score: float | None
-
-
-@dataclass(frozen=True)
-class DocumentScoreRow:
-    """`document_scores.parquet`: the full ranking of documents."""
-
-    dataset: str
-    document: int
-    score: float

@@ -1,6 +1,6 @@
 """Per-token metrics of one block of activations, and the sums that mean vectors are made of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -131,12 +131,3 @@ def _piece_sums(b_ND: Tensor, f_ND: Tensor, member_GN: Tensor, models_G: Tensor)
         "base_norms": member_GN @ base_N,
         "n": member_GN.sum(1),
     }
-
-
-def add_sums(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The sums of several blocks, added in order."""
-    total = {name: value.copy() for name, value in parts[0].items()}
-    for part in parts[1:]:
-        for name, value in part.items():
-            total[name] += value
-    return total

@@ -1,6 +1,6 @@
 """Finished pieces of the stream, kept in the run folder: an interrupted run goes on, and gives the same bits."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from diffing.activations.source import ActivationSource, Block
 from diffing.core.files import atomic_path
 from diffing.core.layers import Slot
 from diffing.core.progress import bar
-from diffing.methods.normdiff.stream import METRICS, Groups, add_sums, group_sums, metrics
+from diffing.methods.normdiff.stream import METRICS, Groups, group_sums, metrics
 
 MOST_UNITS = 64
 SUMS = ("delta", "base", "finetuned", "delta_squares", "base_norms", "n")
@@ -53,7 +53,7 @@ def _computed(
 ) -> dict[str, np.ndarray]:
     tokens: list[np.ndarray] = []
     columns: dict[str, list[np.ndarray]] = {}
-    sums: dict[Slot, list[Mapping[str, np.ndarray]]] = {}
+    sums: dict[Slot, dict[str, np.ndarray]] = {}
     present = groups.present(np.concatenate([source.block_tokens[b] for b in blocks]))
     has_models = groups.has_models_G[present]
     for block in source.blocks(order=blocks):
@@ -64,11 +64,11 @@ def _computed(
             for name, values in metrics(rows).items():
                 columns.setdefault(f"{slot.name}/{name}", []).append(values)
             found = group_sums(rows, rows_M, group_M, has_models)
-            sums[slot] = [add_sums([*sums[slot], found])] if slot in sums else [found]
+            sums[slot] = {k: sums[slot][k] + v for k, v in found.items()} if slot in sums else found
         done(block)
     unit = {name: np.concatenate(parts) for name, parts in columns.items()}
     unit |= {"token": np.concatenate(tokens), "groups": present, "model_groups": present[has_models]}
-    return unit | {f"{slot.name}/sum/{name}": parts[0][name] for slot, parts in sums.items() for name in SUMS}
+    return unit | {f"{slot.name}/sum/{name}": found[name] for slot, found in sums.items() for name in SUMS}
 
 
 def _stored(path: Path, slots: Sequence[Slot]) -> dict[str, np.ndarray] | None:
