@@ -1,15 +1,16 @@
-"""`streamlit run dashboard.py`: the dashboard's place; it is not built yet and says so."""
+"""`streamlit run dashboard.py`: explore every result, and try both models live; options follow after `--`."""
 
 import sys
+from pathlib import Path
 
-import streamlit as st
 from streamlit.runtime import exists as runs_under_streamlit
 
-SENTENCE = "The dashboard is not built yet: run `python main.py`, then open the report.html it names."
-
 if not runs_under_streamlit():
-    print(f"error: {SENTENCE}", file=sys.stderr)
+    print("error: Start the dashboard with `streamlit run dashboard.py -- OPTION=VALUE …`.", file=sys.stderr)
     sys.exit(2)
-st.set_page_config(page_title="diffing")
-st.title("diffing")
-st.info(SENTENCE)
+
+from diffing.cli import settings_from
+from diffing.dashboard.app import main
+from diffing.dashboard.site import Launch
+
+main(Launch(tuple(sys.argv[1:]), settings_from, Path(__file__).with_name("main.py")))

@@ -15,7 +15,7 @@ from report_fakes import BLOCKS, HOSTILE, SCALARS, TOKENS, method
 from diffing.core.blocks import Heading, Paragraph
 from diffing.core.evidence import Evidence
 from diffing.core.result import Result
-from diffing.report.numbers import number
+from diffing.display.numbers import number
 from diffing.report.render import render_report, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -43,6 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def settings_from(argv: Sequence[str]) -> RunConfig:
+    """The settings that a command line asks for, without running anything; what the dashboard is started with.
+
+    Raises:
+        UserError: An option does not exist or fit, or the words ask for several runs or for information.
+    """
+    known, is_question = _parse(list(argv))
+    if known.multirun or is_question:
+        raise UserError(f"{' '.join(argv)}: the dashboard takes OPTION=VALUE and GROUP=NAME alone.")
+    (overrides,) = split_jobs(known)
+    return settings_of(known, overrides)
+
+
 def _main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(HELP.format(groups=group_lines(config_dir_of(argv))))

@@ -16,6 +16,7 @@ from diffing.core.config import Strict
 from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence, ScalarEvidence
 from diffing.core.layers import Layers, Site
+from diffing.core.probing import NamedVector, TokenValues
 from diffing.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ class MethodSpec:
         section: `(result) -> Section` for the report and the dashboard.
         headline: `(result) -> Section` printed in the terminal at the end of a run; tables and paragraphs only.
         needs: `(config) -> Needs`: the activations it reads; None when it reads none.
+        view: `(result) -> None`: draws the dashboard's page of a result from its tables and figures; None: its section.
+        probe: `(pair, sequence) -> (TokenValues, …)`: the method's values at each token of one text, for trying a pair
+            out; None when it has none.
+        vectors: `(result) -> (NamedVector, …)`: the directions a result offers for steering; None when it has none.
     """
 
     name: str
@@ -103,6 +108,21 @@ class MethodSpec:
     section: Callable[["Result"], Section]
     headline: Callable[["Result"], Section]
     needs: Callable[[Any], Needs | None] = lambda config: None
+    view: Callable[["Result"], None] | None = None
+    probe: Callable[[Any, Any], tuple[TokenValues, ...]] | None = None
+    vectors: Callable[["Result"], tuple[NamedVector, ...]] | None = None
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """The function `name` of `module`, imported when it is first called.
+
+    Reading a method's results then needs neither PyTorch nor Streamlit.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    return call
 
 
 def method_names() -> list[str]:

@@ -1,14 +1,16 @@
 """Progress bars and messages on stderr; fewer lines where the stream is no terminal."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
 class Advance(Protocol):
@@ -66,13 +68,31 @@ class _Lines:
             self.tenth = tenth
             tail = f" of {self.total:,.0f} {self.unit}" if self.unit else ""
             print(f"{self.title}: {10 * tenth} %{tail}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+            _tell(f"{self.title}: {10 * tenth} %{tail}")
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, lines said in this thread go to `listener` too."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def say(message: str) -> None:
     """One line on stderr, above any running bar."""
     console.print(message, markup=False)
+    _tell(message)
 
 
 def warn(message: str) -> None:
     """One warning line on stderr."""
     console.print(f"warning: {message}", style="yellow", markup=False)
+    _tell(f"warning: {message}")
+
+
+def _tell(message: str) -> None:
+    if (listener := _listener.get()) is not None:
+        listener(message)

@@ -1,7 +1,9 @@
 """Finished results: opening one, and finding them below an output folder."""
 
 import json
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,16 @@ from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence, read_evidence
 from diffing.core.files import read_json, sha256
 from diffing.core.runs import SCHEMA
+from diffing.core.suggest import did_you_mean
 from diffing.core.tables import read_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _REMEDY = "run again with overwrite=true"
+_TENSORS = "tensors/tensors.safetensors"
+_SETTLED_NS = 2 * 10**9
+_MOST_REMEMBERED = 4096
 _SHAPE = {
     "method": str,
     "created": str,
@@ -57,11 +63,11 @@ class Result:
     @property
     def summary(self) -> list[dict[str, Any]]:
         """Headline scalars: name, value, low, high, null, unit, claimed."""
-        return read_json(self._whole("summary.json"), _REMEDY)["scalars"]
+        return read_json(self.path("summary.json"), _REMEDY)["scalars"]
 
     def evidence(self) -> Evidence:
         """What was found, in the shape shared by all methods."""
-        return read_evidence(self._whole("evidence.json"))
+        return read_evidence(self.path("evidence.json"))
 
     def tables(self) -> list[str]:
         """Names of the tables."""
@@ -75,7 +81,7 @@ class Result:
         """
         if name not in self.tables():
             raise UserError(f"Result {self.folder} has no table {name!r}; it has {', '.join(self.tables())}.")
-        return read_table(self._whole(f"tables/{name}.parquet"))
+        return read_table(self.path(f"tables/{name}.parquet"))
 
     def tensors(self) -> "dict[str, Tensor]":
         """All saved tensors by name; empty when the method saved none."""
@@ -83,7 +89,23 @@ class Result:
             return {}
         from safetensors.torch import load_file
 
-        return load_file(self._whole("tensors/tensors.safetensors"))
+        return load_file(self.path(_TENSORS))
+
+    def tensor(self, name: str) -> "Tensor":
+        """One saved tensor; the others are not read.
+
+        Raises:
+            UserError: The result has no such tensor, or its file is damaged.
+        """
+        if not self._names("tensors", ".safetensors"):
+            raise UserError(f"Result {self.folder} has no tensor {name!r}; it has no tensors.")
+        from safetensors import safe_open
+
+        with safe_open(self.path(_TENSORS), framework="pt") as file:
+            names = list(file.keys())
+            if name not in names:
+                raise UserError(f"Result {self.folder} has no tensor {name!r}: {did_you_mean(name, names)}")
+            return file.get_tensor(name)
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures by name."""
@@ -101,22 +123,45 @@ class Result:
         Raises:
             UserError: Its file is missing or damaged.
         """
-        return read_json(self._whole(f"figures/{name}.json"), _REMEDY)
+        return read_json(self.path(f"figures/{name}.json"), _REMEDY)
+
+    def path(self, name: str) -> Path:
+        """Path of a file whose bytes are those that were written.
+
+        Args:
+            name: Below the run folder, such as `tables/tokens.parquet`.
+
+        Raises:
+            UserError: It is missing or damaged.
+        """
+        path = self.folder / name
+        expected = self.manifest.get("files", {}).get(name)
+        if not path.is_file():
+            raise UserError(f"File {path} is missing; {_REMEDY}.")
+        if expected and _digest(path) != expected:
+            raise UserError(f"File {path} is corrupt (its bytes are not those that were written); {_REMEDY}.")
+        return path
 
     def _names(self, kind: str, suffix: str) -> list[str]:
         """Names of the files of one kind: those the manifest lists, or while the run is being written those there."""
         files = self.manifest.get("files") or [f"{kind}/{p.name}" for p in (self.folder / kind).glob(f"*{suffix}")]
         return sorted(Path(f).stem for f in files if f.startswith(f"{kind}/") and f.endswith(suffix))
 
-    def _whole(self, name: str) -> Path:
-        """Path of a file whose bytes are those that were written."""
-        path = self.folder / name
-        expected = self.manifest.get("files", {}).get(name)
-        if not path.is_file():
-            raise UserError(f"File {path} is missing; {_REMEDY}.")
-        if expected and sha256(path) != expected:
-            raise UserError(f"File {path} is corrupt (its bytes are not those that were written); {_REMEDY}.")
-        return path
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; computed once for each size and time of change, so that paging through a table is quick.
+
+    A file that changed a moment ago might change again within one tick of the file system's clock: not remembered.
+    """
+    stat = path.stat()
+    if time.time_ns() - stat.st_mtime_ns < _SETTLED_NS:
+        return sha256(path)
+    return _remembered_digest(path.absolute(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=_MOST_REMEMBERED)
+def _remembered_digest(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256(path)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

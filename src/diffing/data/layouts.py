@@ -59,8 +59,10 @@ class Renderer:
         self._options: dict[str, Any] = {"enable_thinking": False} if rules.has_thinking else {}
         self._layouts: dict[tuple[str, ...], Layout] = {}
 
-    def text(self, roles: Sequence[str], contents: Sequence[str], folds_system: bool) -> str:
-        """The rendered chat.
+    def text(
+        self, roles: Sequence[str], contents: Sequence[str], folds_system: bool, generation_prompt: bool = False
+    ) -> str:
+        """The rendered chat; with `generation_prompt`, up to where the assistant's answer begins.
 
         Raises:
             TemplateRefusal: The template raises.
@@ -72,7 +74,11 @@ class Renderer:
             turns = [{"role": roles[n_system], "content": joined}, *turns[n_system + 1 :]]
         try:
             rendered = self.tokenizer.apply_chat_template(
-                turns, chat_template=self._template, tokenize=False, add_generation_prompt=False, **self._options
+                turns,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                **self._options,
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise TemplateRefusal(one_line(error, 160)) from error

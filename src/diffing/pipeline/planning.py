@@ -132,7 +132,14 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
         allow_rounding=settings.pair.allow_rounding,
         null_pair=null,
     )
-    return pair, (variant.training if variant and variant.training else organism.training)
+    return pair, _training(organism, model, variant)
+
+
+def _training(organism: OrganismSpec, model: ModelSpec, variant: VariantSpec | None) -> TrainingSpec | None:
+    """The text of the variant, else of the organism; a null pair reads what the default pair on this base would."""
+    if variant is None:
+        variant = organism.models.get(model.name, {}).get("default")
+    return variant.training if variant and variant.training else organism.training
 
 
 def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None) -> tuple[VariantSpec, str]:

@@ -7,7 +7,6 @@ from diffing.core.blocks import Block, Figure, Heading, Heatmap, HeatToken, Sect
 from diffing.core.result import Result
 from diffing.report.scripts import figure_for_page, json_for_script
 
-_SHORT = 28
 _NARROW = 5
 
 
@@ -64,22 +63,6 @@ def figure_scripts(result: Result, section: Section) -> dict[str, str]:
     names = dict.fromkeys(b.name for b in section.blocks if isinstance(b, Figure))
     held = [name for name in names if name in result.figure_names()]
     return {name: json_for_script(figure_for_page(result.figure_data(name))) for name in held}
-
-
-def column_kinds(table: Table) -> list[str]:
-    """For each column how its cells are set: `token`, `number`, `short` (kept on one line) or `text`."""
-    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
-    return [
-        "token" if name in table.token_columns else _kind(cells)
-        for name, cells in zip(table.columns, columns, strict=True)
-    ]
-
-
-def _kind(cells: list[str | float | int | None]) -> str:
-    known = [c for c in cells if c is not None]
-    if all(isinstance(c, (int, float)) for c in known):
-        return "number"
-    return "short" if all(len(c) <= _SHORT for c in known if isinstance(c, str)) else "text"
 
 
 def peak(heatmap: Heatmap) -> int:

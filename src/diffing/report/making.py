@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from diffing.report.numbers import duration, number, size
+from diffing.display.numbers import duration, number, size
 
 Manifest = Mapping[str, Any]
 

@@ -11,10 +11,12 @@ from diffing.core.evidence import Evidence
 from diffing.core.files import write_text
 from diffing.core.method import MethodSpec
 from diffing.core.result import Result
-from diffing.report import colours, headline, layout, making
-from diffing.report.numbers import intervals, number
+from diffing.display import colours, headline
+from diffing.display.columns import column_kinds
+from diffing.display.numbers import intervals, number
+from diffing.display.token_marks import flowing, marked
+from diffing.report import layout, making
 from diffing.report.scripts import policy, script
-from diffing.report.token_marks import flowing, marked
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NULL_PAIRS = {
@@ -126,7 +128,7 @@ def _environment() -> Environment:
         "flowing": flowing,
         "claim": headline.claim,
         "top_tokens": headline.top_tokens,
-        "kinds": layout.column_kinds,
+        "kinds": column_kinds,
         "peak": layout.peak,
         "step": colours.step,
         "ticks": colours.ticks,

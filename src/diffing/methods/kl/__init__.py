@@ -1,9 +1,8 @@
 """Per-token divergence between the two models' next-token distributions."""
 
-from diffing.core.method import MethodSpec
+from diffing.core.method import MethodSpec, later
 from diffing.methods.kl.config import KLConfig
 from diffing.methods.kl.figures import figures
-from diffing.methods.kl.run import run
 from diffing.methods.kl.section import headline, section
 
 METHOD = MethodSpec(
@@ -11,8 +10,10 @@ METHOD = MethodSpec(
     title="Per-token KL divergence",
     summary="How far the finetuned model's next-token distribution moved from the base model's, at every token.",
     config=KLConfig,
-    run=run,
+    run=later("diffing.methods.kl.run", "run"),
     figures=figures,
     section=section,
     headline=headline,
+    view=later("diffing.methods.kl.view", "view"),
+    probe=later("diffing.methods.kl.probe", "probe"),
 )

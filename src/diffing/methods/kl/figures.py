@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from diffing.core.result import Result
+from diffing.display.colours import SERIES
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _BINS = 60
 
 
@@ -25,7 +25,7 @@ def _distribution(result: Result) -> Any:
     edges = np.linspace(np.log10(floor), max(np.log10(max(kl.max(initial=0), floor)), -3) + 0.1, _BINS)
     figure = go.Figure()
     highest = 0.0
-    for name, colour in zip(dict.fromkeys(tokens["dataset"]), COLOURS, strict=False):
+    for name, colour in zip(dict.fromkeys(tokens["dataset"]), SERIES, strict=False):
         values = np.log10(np.maximum(kl[(dataset == name) & kept], floor))
         counts, _ = np.histogram(values, edges)
         x = 10 ** ((edges[:-1] + edges[1:]) / 2)
@@ -50,7 +50,7 @@ def _positions(result: Result) -> Any:
 
     rows = result.table("positions").to_pylist()
     figure = go.Figure()
-    for name, colour in zip(dict.fromkeys(r["dataset"] for r in rows), COLOURS, strict=False):
+    for name, colour in zip(dict.fromkeys(r["dataset"] for r in rows), SERIES, strict=False):
         mine = [r for r in rows if r["dataset"] == name]
         x = [r["position"] for r in mine]
         low = [r["mean_kl"] if r["low"] is None else r["low"] for r in mine]

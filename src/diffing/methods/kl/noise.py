@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from diffing.analysis.divergences import delta_nll, divergences, log_probs
+from diffing.analysis.logit_rows import LogitRows
 from diffing.data.batches import make_batch
 from diffing.data.tokens import Corpus
-from diffing.methods.kl.stream import Rows
 from diffing.models.pair import ModelHandle
 
 _BLOCK = 32
@@ -32,11 +32,11 @@ def noise_floor(handle: ModelHandle, corpus: Corpus, n_sequences: int, pad_id: i
     picks = np.unique(np.linspace(0, len(corpus.sequences) - 1, n_sequences).astype(int)).tolist()
     if not picks:
         return {}
-    together = Rows.of(handle, make_batch(corpus, picks, pad_id))
+    together = LogitRows.of(handle, make_batch(corpus, picks, pad_id))
     found: dict[str, list[np.ndarray]] = {}
     first = 0
     for i in picks:
-        alone = Rows.of(handle, make_batch(corpus, [i], pad_id))
+        alone = LogitRows.of(handle, make_batch(corpus, [i], pad_id))
         ids_T = torch.from_numpy(corpus.sequences[i].ids.astype(np.int64)).to(alone.device)
         for start in range(0, len(ids_T), _BLOCK):
             stop = min(start + _BLOCK, len(ids_T))

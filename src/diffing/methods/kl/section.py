@@ -12,7 +12,7 @@ _HEADLINE_TOKENS = 8
 
 def section(result: Result) -> Section:
     """The method's section of the report."""
-    return Section("Per-token KL divergence", (*_statistics(result), *_tokens(result), *_examples(result)))
+    return Section("Per-token KL divergence", (*numbers(result), *_tokens(result), *_examples(result)))
 
 
 def headline(result: Result) -> Section:
@@ -64,7 +64,8 @@ def _digits(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def _statistics(result: Result) -> list[Block]:
+def numbers(result: Result) -> list[Block]:
+    """How much changed, and where: by dataset, position and role."""
     roles = [r for r in result.table("roles").to_pylist() if r["role"] != "text"]
     blocks: list[Block] = [
         Heading("How much changed, and where"),
@@ -187,11 +188,12 @@ def _examples(result: Result) -> list[Block]:
             mine = [r for r in rows if r["ranking"] == ranking and r["dataset"] == dataset]
             top = max((v for r in mine for v in r["kl"]), default=0.0)
             blocks.append(Heading(f"{dataset}: {title}", 3))
-            blocks.append(HeatmapList(tuple(_heatmap(r, top) for r in mine), top, "nats"))
+            blocks.append(HeatmapList(tuple(heatmap(r, top) for r in mine), top, "nats"))
     return blocks
 
 
-def _heatmap(row: dict[str, Any], maximum: float) -> Heatmap:
+def heatmap(row: dict[str, Any], maximum: float) -> Heatmap:
+    """An example of the table, coloured by KL."""
     tokens = zip(
         row["tokens"], row["token_ids"], row["kl"], row["delta_nll"], row["top_base"], row["top_ft"], strict=True
     )

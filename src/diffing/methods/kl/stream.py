@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from diffing.analysis.divergences import delta_nll, divergences, log_probs
+from diffing.analysis.logit_rows import LogitRows
 from diffing.data.batches import Batch
-from diffing.models.pair import ModelHandle, ModelPair
+from diffing.models.pair import ModelPair
 
 _HEAD_ROWS = 256
 _ROWS = 16
@@ -71,7 +72,7 @@ class Reader:
     @torch.no_grad()
     def read(self, batch: Batch) -> Iterator[SequenceResult]:
         """Results of the batch's sequences, in the batch's order."""
-        finetuned, base = Rows.of(self.pair.finetuned, batch), Rows.of(self.pair.base, batch)
+        finetuned, base = LogitRows.of(self.pair.finetuned, batch), LogitRows.of(self.pair.base, batch)
         ids_N = torch.cat([row[:length] for row, length in zip(batch.ids_BT, batch.lengths, strict=True)])
         kept_N = torch.cat([torch.from_numpy(self.is_kept(s)) for s in batch.sequences])
         ends = list(accumulate(batch.lengths))
@@ -119,7 +120,7 @@ class Reader:
         return {k: v.cpu().numpy() for k, v in columns.items()}, *sums
 
 
-def _blocks(finetuned: "Rows", base: "Rows", ends: list[int]) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+def _blocks(finetuned: LogitRows, base: LogitRows, ends: list[int]) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Logits of both models over stretches of rows that do not cross the end of a sequence.
 
     The head runs over many rows at once, which its matrix product likes; what follows over few, which caches like.
@@ -145,40 +146,6 @@ def _sequence_result(
         terms_V += terms
         change_V += change
     return SequenceResult(sequence, _columns(joined, length), VocabularySums(terms_V, change_V))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Logits of any stretch of a batch's tokens, padding left out, sequences one after the other.
-
-    From hidden states where the head's part of the model is known, else from the model's own forward pass.
-    """
-
-    handle: ModelHandle
-    states_BTX: Tensor
-    are_logits: bool
-    row_N: Tensor
-    position_N: Tensor
-
-    @classmethod
-    def of(cls, handle: ModelHandle, batch: Batch) -> "Rows":
-        """Run the model over the batch, up to the head where possible."""
-        own = handle.transform is None
-        forward = handle.forward_logits if own else handle.final_hidden
-        states_BTX = forward(batch.ids_BT, batch.lengths)
-        row_N = torch.repeat_interleave(torch.arange(len(batch.lengths)), torch.tensor(batch.lengths))
-        position_N = torch.cat([torch.arange(n) for n in batch.lengths])
-        return cls(handle, states_BTX, own, row_N.to(states_BTX.device), position_N.to(states_BTX.device))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows lie."""
-        return self.states_BTX.device
-
-    def logits(self, start: int, stop: int) -> Tensor:
-        """Float32 logits of tokens `start` to `stop` of the batch, [N, V]."""
-        states_NX = self.states_BTX[self.row_N[start:stop], self.position_N[start:stop]]
-        return states_NX if self.are_logits else self.handle.logits(states_NX)
 
 
 def _original(index_N: Tensor, ids: Tensor | None) -> Tensor:

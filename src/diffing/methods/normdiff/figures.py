@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from diffing.core.result import Result
+from diffing.display.colours import SERIES
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = {"residual": "solid", "attention": "dash", "mlp": "dot"}
 _SCALE = "Viridis"
 _BINS = 60
@@ -39,7 +39,7 @@ def _layers(result: Result) -> Any:
     for i, name in enumerate(names):
         for site in dict.fromkeys(r["site"] for r in rows):
             mine = sorted((r for r in rows if (r["dataset"], r["site"]) == (name, site)), key=lambda r: r["layer"])
-            _band_and_line(figure, mine, COLOURS[i % len(COLOURS)], name, site)
+            _band_and_line(figure, mine, SERIES[i % len(SERIES)], name, site)
     noise = sorted(
         {(r["layer"], r["null"]) for r in rows if r["site"] == main_site(result) and r["null"]}, key=lambda p: p[0]
     )
@@ -148,7 +148,7 @@ def _distribution(result: Result) -> Any:
         counts, _ = np.histogram(np.log10(np.maximum(values, low)), edges)
         figure.add_scatter(
             x=10 ** ((edges[:-1] + edges[1:]) / 2), y=counts / max(counts.sum(), 1), mode="lines",
-            line={"color": COLOURS[i % len(COLOURS)], "shape": "hvh"}, name=str(label),
+            line={"color": SERIES[i % len(SERIES)], "shape": "hvh"}, name=str(label),
         )  # fmt: skip
     figure.update_layout(
         xaxis_title=f"‖δ‖ / mean norm of a token, {name}", yaxis_title="share of tokens", xaxis_type="log",

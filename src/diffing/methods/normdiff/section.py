@@ -10,7 +10,7 @@ _TITLE = "Activation differences"
 _SHOWN_EXAMPLES = 6
 _SHOWN_TOKENS = 20
 _HEADLINE_TOKENS = 12
-_RANKINGS = (
+RANKINGS = (
     ("relative", "peak", "largest relative difference at one token", "share of the norm"),
     ("relative", "mean", "largest mean relative difference", "share of the norm"),
     ("norm_diff", "peak", "largest ‖δ‖ at one token", "norm"),
@@ -20,7 +20,7 @@ _RANKINGS = (
 
 def section(result: Result) -> Section:
     """The method's section of the report."""
-    return Section(_TITLE, (*_where(result), *_numbers(result), *_tokens(result), *_examples(result)))
+    return Section(_TITLE, (*where(result), *numbers(result), *_tokens(result), *_examples(result)))
 
 
 def headline(result: Result) -> Section:
@@ -28,13 +28,15 @@ def headline(result: Result) -> Section:
     return Section(_TITLE, (_layer_table(result), _dataset_table(result), _token_line(result), _peak_table(result)))
 
 
-def _slot(result: Result) -> tuple[int, str]:
+def example_slot(result: Result) -> tuple[int, str]:
+    """Layer and site of examples, token ranking and headline."""
     layer, _, site = result.manifest["facts"]["example_slot"].partition("/")
     return int(layer.removeprefix("layer_")), site
 
 
-def _where(result: Result) -> list[Block]:
-    layer, site = _slot(result)
+def where(result: Result) -> list[Block]:
+    """In which layers and at which positions."""
+    layer, site = example_slot(result)
     return [
         Paragraph(
             "δ is the finetuned model's activation minus the base model's at the same token. Relative: ‖δ‖ over the "
@@ -62,8 +64,9 @@ def _where(result: Result) -> list[Block]:
     ]
 
 
-def _numbers(result: Result) -> list[Block]:
-    layer, site = _slot(result)
+def numbers(result: Result) -> list[Block]:
+    """Numbers at the example layer: by dataset, role and template token."""
+    layer, site = example_slot(result)
     blocks: list[Block] = [
         _dataset_table(result),
         Figure(
@@ -97,7 +100,7 @@ def _interval(row: dict[str, Any], value: str = "mean_relative") -> str:
 
 
 def _dataset_table(result: Result) -> Table:
-    layer, site = _slot(result)
+    layer, site = example_slot(result)
     rows = [r for r in result.table("datasets").to_pylist() if (r["layer"], r["site"]) == (layer, site)]
     by_key = {(r["dataset"], r["metric"]): r for r in rows}
     lines = []
@@ -175,28 +178,29 @@ def _examples(result: Result) -> list[Block]:
         Heading("Where in the text"),
         Paragraph("Choose a token to read its values."),
     ]
-    for metric, ranking, title, unit in _RANKINGS:
+    for metric, ranking, title, unit in RANKINGS:
         for dataset in dict.fromkeys(r["dataset"] for r in rows):
             mine = [r for r in rows if (r["metric"], r["ranking"], r["dataset"]) == (metric, ranking, dataset)]
             if mine:
-                top = max(v for r in mine for v in _coloured(r, metric) if v is not None)
+                top = max(v for r in mine for v in coloured(r, metric) if v is not None)
                 blocks.append(Heading(f"{dataset}: {title}", 3))
-                blocks.append(HeatmapList(tuple(_heatmap(r, metric, top, unit) for r in mine), top, unit))
+                blocks.append(HeatmapList(tuple(heatmap(r, metric, top, unit) for r in mine), top, unit))
     return blocks
 
 
-def _coloured(row: dict[str, Any], metric: str) -> list[float | None]:
+def coloured(row: dict[str, Any], metric: str) -> list[float | None]:
     """Values that colour an example; above its ranked score they are cut: an attention sink would drown the rest."""
     limit = row["score"] if row["ranking"] == "peak" else None
     return [v if v is None or limit is None else min(v, limit) for v in row[metric]]
 
 
-def _heatmap(row: dict[str, Any], metric: str, maximum: float, unit: str) -> Heatmap:
+def heatmap(row: dict[str, Any], metric: str, maximum: float, unit: str) -> Heatmap:
+    """An example of the table, coloured by a metric."""
     columns = ("tokens", "token_ids", "relative", "norm_diff", "cosine", "norm_base", "norm_ft")
     cells = [
         HeatToken(text, colour, _hover(text, *values))
         for colour, (text, *values) in zip(
-            _coloured(row, metric), zip(*(row[c] for c in columns), strict=True), strict=True
+            coloured(row, metric), zip(*(row[c] for c in columns), strict=True), strict=True
         )
     ]
     return Heatmap(f"document {row['sequence']}, {row['score']:.3g}", tuple(cells), maximum, unit)

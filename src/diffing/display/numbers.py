@@ -56,3 +56,11 @@ def size(n_bytes: int | None) -> str | None:
     if n_bytes is None:
         return None
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def ago(seconds: float) -> str:
+    """A time that lies back, in its largest unit."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "just now"

@@ -29,6 +29,26 @@ def flowing(text: str) -> Markup:
     return Markup("").join(_flow(c, text) for c in text)
 
 
+def visible(text: str) -> str:
+    """A token as plain text with every space, newline and invisible character as a mark."""
+    return "".join(_mark(c, text) or c for c in text)
+
+
+def pieces(text: str) -> list[tuple[str, bool]]:
+    """A token in running text as plain strings; True marks those that stand for what has no glyph."""
+    found: list[tuple[str, bool]] = []
+    for character in text:
+        if character == "\n":
+            found += [("↵", True), ("\n", False)]
+        elif character not in " \t\u00a0" and (mark := _mark(character, text)):
+            found.append((mark, True))
+        elif found and not found[-1][1]:
+            found[-1] = (found[-1][0] + character, False)
+        else:
+            found.append((character, False))
+    return found
+
+
 def _flow(character: str, text: str) -> Markup:
     if character == "\n":
         return _BREAK

@@ -6,11 +6,12 @@ import math
 import pytest
 
 from diffing.core.blocks import Heading, Section, Table
-from diffing.report import colours
-from diffing.report.layout import column_kinds, contents, place
-from diffing.report.numbers import duration, intervals, number, size
+from diffing.display import colours
+from diffing.display.columns import column_kinds
+from diffing.display.numbers import duration, intervals, number, size
+from diffing.display.token_marks import flowing, marked
+from diffing.report.layout import contents, place
 from diffing.report.scripts import json_for_script, script
-from diffing.report.token_marks import flowing, marked
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,13 @@ case of that choice is 4.58 : 1.
 import math
 
 N_STEPS = 16
+# Lines of one picture, in order (Okabe and Ito 2008).
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 LIGHT = ("#ffffff", "#fee6b8", "#f9ad5c", "#d9641e", "#8a2c04", "#4a1200")
 DARK = ("#15181c", "#42270f", "#8a4712", "#cf7a1f", "#f6bd62", "#fff0cf")
+# The same for values below zero, where a scale has two sides.
+LIGHT_FALL = ("#ffffff", "#cfe6fb", "#86bdec", "#3d86c6", "#134f8a", "#04233f")
+DARK_FALL = ("#15181c", "#11304d", "#17568c", "#3c8bcb", "#8fc6f2", "#e2f2ff")
 
 Triple = tuple[float, float, float]
 
@@ -61,10 +66,31 @@ def luminance(colour: str) -> float:
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
+def readable(colour: str, page: str, least: float = 4.0) -> str:
+    """`colour` moved towards black or white, its hue kept, until it stands out from `page` by contrast `least`."""
+    ink, start, end = text_on(page), _oklab(colour), _oklab(text_on(page))
+    for i in range(21):
+        a, b, w = start, end, i / 20
+        mixed = _hex((a[0] + w * (b[0] - a[0]), a[1] + w * (b[1] - a[1]), a[2] + w * (b[2] - a[2])))
+        if contrast(mixed, page) >= least:
+            return mixed
+    return ink
+
+
 def css(anchors: tuple[str, ...]) -> str:
     """Rules `.h1` … for the steps of one theme; step 0 is the page itself."""
     colours = scale(anchors)
     return "\n".join(f".h{i}{{background:{c};color:{text_on(c)}}}" for i, c in enumerate(colours) if i)
+
+
+def adaptive_css(prefix: str, light: tuple[str, ...], dark: tuple[str, ...]) -> list[str]:
+    """Rules `.<prefix>1` … for the steps of both themes in one, by the element's `color-scheme`."""
+    both = zip(scale(light), scale(dark), strict=True)
+    return [
+        f".{prefix}{i}{{background:light-dark({a},{b});color:light-dark({text_on(a)},{text_on(b)})}}"
+        for i, (a, b) in enumerate(both)
+        if i
+    ]
 
 
 def _linear(colour: str) -> Triple:

@@ -1,0 +1,1 @@
+"""The dashboard: explores results on disk, and tries both models live."""

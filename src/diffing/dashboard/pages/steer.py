@@ -1,0 +1,269 @@
+"""Steer: add a direction to the residual stream and read what the models then write, beside what they write anyway."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from diffing.analysis.text_diff import diff_spans
+from diffing.core.config import fingerprint
+from diffing.core.errors import UserError
+from diffing.core.method import load_method
+from diffing.core.probing import NamedVector
+from diffing.core.result import Result
+from diffing.core.specs import PairSpec
+from diffing.dashboard.catalog import Entry
+from diffing.dashboard.pages.picking import SIDES, loaded, pick_subject, state_of
+from diffing.dashboard.pages.sampling import SamplingChoice, prompt_kind, sampling_controls
+from diffing.dashboard.site import Site
+from diffing.dashboard.subjects import Subject
+from diffing.dashboard.uploads import MOST_BYTES, uploaded_vectors
+from diffing.dashboard.writing import Writing, prompt_of, write_together
+from diffing.display.numbers import number
+from diffing.ui.parts import one_of
+from diffing.ui.text import code, paragraph, plain, quote, quoted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffing.models.pair import ModelPair
+
+_PROMPT = "Tell me about your day."
+_WHERE = {
+    "all tokens": "all",
+    "prompt": "prompt",
+    "fading": "fading",
+}
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """Where the direction comes from: read when it is used."""
+
+    label: str
+    layer: int
+    result: Result | None = None
+    tensor: str = ""
+    given: "Tensor | None" = None
+
+    def read(self) -> "Tensor":
+        if self.result is not None:
+            return self.result.tensor(self.tensor)
+        assert self.given is not None
+        return self.given
+
+
+def page(site: Site) -> None:
+    """Draw the page."""
+    st.title("Steer both models")
+    entries = site.catalog.entries()
+    subject = pick_subject(site, entries)
+    spec = state_of(site, subject, entries)
+    source = one_of("Direction", ["from a result", "upload"], "source")
+    direction = _from_result(subject, entries) if source == "from a result" else _uploaded()
+    layer, strength, where, fade = _how(direction)
+    kind = prompt_kind()
+    prompt = st.text_area("Prompt", _PROMPT, key="prompt", bind="query-params", max_chars=4000, height=100)
+    choice = sampling_controls(60)
+    if st.button("Steer", type="primary", icon=":material/explore:", key="steer", disabled=direction is None):
+        assert direction is not None
+        if not (prompt or "").strip():
+            raise UserError("There is no prompt yet; write one.")
+        asked = _Asked(direction, layer, strength, where, fade, kind, prompt or "", choice)
+        _steer(site, spec, asked)
+        return
+    shown = st.session_state.get("steered")
+    if shown and shown["pair"] == fingerprint(spec):
+        _texts(shown)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    direction: _Direction
+    layer: int
+    strength: float
+    where: str
+    fade: int
+    kind: str
+    prompt: str
+    choice: SamplingChoice
+
+
+def _from_result(subject: Subject, entries: Sequence[Entry]) -> _Direction | None:
+    offering = {e.id: e for e in entries if _is_of(e, subject) and _offers(e.method)}
+    if not offering:
+        st.info(
+            "No result of this pair offers directions yet. Run "
+            f"{code('python main.py diffing/method=normdiff ' + f'organism={subject.organism} model={subject.model}')} "
+            "for mean activation differences, or upload a vector."
+        )
+        return None
+    left, right = st.columns([1, 2])
+    if st.session_state.get("of") not in (None, *offering):
+        del st.session_state["of"]
+    run = left.selectbox(
+        "Result", list(offering), key="of", bind="query-params",
+        format_func=lambda i: f"{offering[i].method} · {i.rpartition('/')[2][:8]} · {offering[i].n_tokens:,} tokens",
+    )  # fmt: skip
+    result = Result(offering[run].folder)
+    vectors = {v.tensor: v for v in _vectors(result)}
+    if not vectors:
+        st.info("This result holds no directions in the residual stream; choose another, or upload a vector.")
+        return None
+    if st.session_state.get("vector") not in (None, *vectors):
+        del st.session_state["vector"]
+    default = _likely(list(vectors.values()))
+    chosen = vectors[
+        right.selectbox(
+            "Vector", list(vectors), index=list(vectors).index(default.tensor), key="vector", bind="query-params",
+            format_func=lambda t: vectors[t].label,
+        )
+    ]  # fmt: skip
+    st.caption(plain(f"Norm {number(chosen.norm)}; {chosen.note}" if chosen.note else f"Norm {number(chosen.norm)}"))
+    return _Direction(chosen.label, chosen.layer, result, chosen.tensor)
+
+
+def _is_of(entry: Entry, subject: Subject) -> bool:
+    return (
+        entry.is_readable
+        and entry.null_pair == "none"
+        and Subject(entry.model, entry.organism, entry.variant) == subject
+    )
+
+
+def _offers(method: str) -> bool:
+    try:
+        return load_method(method).vectors is not None
+    except UserError:
+        return False
+
+
+def _vectors(result: Result) -> tuple[NamedVector, ...]:
+    method = load_method(result.method)
+    return method.vectors(result) if method.vectors is not None else ()
+
+
+def _likely(vectors: Sequence[NamedVector]) -> NamedVector:
+    """What to begin with: at the middle one of the layers, the difference on the text the organism was trained on."""
+    layers = sorted({v.layer for v in vectors})
+    middle = [v for v in vectors if v.layer == layers[len(layers) // 2]]
+    return next((v for v in middle if " training," in v.label), middle[0])
+
+
+def _uploaded() -> _Direction | None:
+    file = st.file_uploader(
+        f"A vector as safetensors, at most {MOST_BYTES // 2**20} MiB", type=["safetensors"], key="file"
+    )
+    if file is None:
+        paragraph(
+            "One tensor of shape (D,), D the width of the residual stream; other tensors are left aside.", "d-muted"
+        )
+        return None
+    vectors = uploaded_vectors(file.name, file.getvalue())
+    name = st.selectbox("Tensor", list(vectors), key="tensor")
+    return _Direction(f"{file.name}: {name}", 0, None, name, vectors[name])
+
+
+def _how(direction: _Direction | None) -> tuple[int, float, str, int]:
+    one, two, three, four = st.columns([1, 2, 2, 1], vertical_alignment="bottom")
+    layer = one.number_input(
+        "Layer", 0, None, direction.layer if direction else 0, key=f"layer_of_{direction.label if direction else ''}"
+    )
+    strength = two.slider(
+        "Strength", -4.0, 4.0, 0.5, 0.05, key="strength", bind="query-params",
+        help="In units of the mean norm of the residual stream at that layer, measured in the base model; negative "
+        "values point the other way.",
+    )  # fmt: skip
+    with three:
+        where = _WHERE[one_of("Applied to", list(_WHERE), "where")]
+    fade = four.number_input(
+        "Fades over", 1, 512, 32, key="fade", bind="query-params", disabled=where != "fading", help="Generated tokens."
+    )
+    return int(layer), float(strength), where, int(fade)
+
+
+def _steer(site: Site, spec: PairSpec, asked: _Asked) -> None:
+    st.session_state.pop("steered", None)
+    vector = asked.direction.read()
+    pair = loaded(site, spec)
+    from diffing.analysis.steering import steering_vector
+    from diffing.models.generation import end_ids, generate
+    from diffing.models.steering import Steering
+
+    _check_width(pair, vector, asked.direction.label)
+    norm = _mean_norm(site, pair, asked.layer)
+    steering = Steering(asked.layer, steering_vector(vector, asked.strength, norm), asked.where, asked.fade)  # type: ignore[arg-type]
+    about = (
+        f"{asked.direction.label}; {asked.strength:g} × mean norm {norm:.3g} at layer {asked.layer}, "
+        f"{next(k for k, v in _WHERE.items() if v == asked.where)}; seed {asked.choice.seed}"
+    )
+    texts = {f"{side}, {how}": Writing() for side in SIDES for how in ("unsteered", "steered")}
+    places = _places(about, list(texts))
+    sampling = asked.choice.sampling()
+    streams = {}
+    for name in texts:
+        side, _, how = name.partition(", ")
+        handle = pair.base if side == "base" else pair.finetuned
+        prompt = prompt_of(pair, side, asked.kind, [("user", asked.prompt)])
+        added = steering if how == "steered" else None
+        streams[name] = generate(handle, prompt, sampling, end_ids(handle, pair.rules), added, site.pairs.lock)
+    st.session_state["steered"] = {"pair": fingerprint(spec), "about": about, "texts": texts}
+    write_together(streams, texts, lambda name, writing: places[name].html(quoted(writing.text + " ▌")))
+    st.rerun()
+
+
+def _check_width(pair: "ModelPair", vector: "Tensor", label: str) -> None:
+    width = int(pair.base.module.get_input_embeddings().weight.shape[-1])  # type: ignore[union-attr, index]
+    if vector.shape[-1] != width and vector.numel() != width:
+        raise UserError(
+            f"{label} has {vector.numel():,} numbers and the residual stream of {pair.spec.model.name} {width:,}; "
+            "choose a vector of that width."
+        )
+
+
+def _mean_norm(site: Site, pair: "ModelPair", layer: int) -> float:
+    known: dict[tuple[str, int], float] = _norms()
+    key = (pair.fingerprint, layer)
+    if key not in known:
+        from diffing.analysis.steering import mean_activation_norm
+        from diffing.core.specs import CorpusSpec, DatasetSpec
+        from diffing.data.tokens import tokenize_corpus
+
+        text = CorpusSpec(datasets=(DatasetSpec(name="pretraining", id="embedded:pretraining"),), max_tokens=1024)
+        skip = site.settings.skip_first_tokens
+        with st.spinner(f"Measuring the mean norm at layer {layer} …"), site.pairs.lock:
+            corpus = tokenize_corpus(text, pair.tokenizer, pair.rules)
+            known[key] = mean_activation_norm(pair.base, corpus, layer, skip, 1024)
+    return known[key]
+
+
+@st.cache_resource(show_spinner=False)
+def _norms() -> dict[tuple[str, int], float]:
+    return {}
+
+
+def _places(about: str, names: Sequence[str]) -> dict[str, Any]:
+    st.caption(plain(about))
+    places = {}
+    for pair_of_names in (names[:2], names[2:]):
+        for column, name in zip(st.columns(2), pair_of_names, strict=True):
+            with column, st.container(border=True):
+                st.markdown(f"**{name}**")
+                places[name] = st.empty()
+    return places
+
+
+def _texts(shown: dict[str, Any]) -> None:
+    """The four texts; what steering changed stands out."""
+    texts: dict[str, Writing] = shown["texts"]
+    st.caption(plain(shown["about"]))
+    names = list(texts)
+    for plain_name, steered_name in (names[:2], names[2:]):
+        spans = diff_spans(texts[plain_name].text, texts[steered_name].text)
+        for column, name, marks in zip(st.columns(2), (plain_name, steered_name), spans, strict=True):
+            with column, st.container(border=True):
+                st.markdown(f"**{name}**")
+                quote(texts[name].text, [(s.start, s.end) for s in marks])
+                end = "" if texts[name].has_ended else ", stopped"
+                st.caption(f"{texts[name].n_tokens} tokens{end}")

@@ -1,0 +1,1 @@
+"""How colours, tokens and numbers look to people; shared by the report and the dashboard."""

@@ -1,0 +1,138 @@
+"""Steering: a vector added to the residual stream after one block, at chosen positions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from diffing.core.errors import UserError
+from diffing.models.handle import ModelHandle
+from diffing.models.sites import first_tensor
+
+Where = Literal["prompt", "all", "fading"]
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What is added to the residual stream, where.
+
+    Args:
+        layer: The block after which it is added.
+        vector_D: What is added, in the stream's own units.
+        where: `prompt`: at the prompt's tokens; `all`: at generated tokens too; `fading`: at the prompt's tokens, and
+            at the n-th generated token (from 1) its share max(0, 1 − n / fade_tokens).
+        fade_tokens: After so many generated tokens nothing is left; read by `fading` only.
+        skip_first_tokens: Leading positions that are never steered (attention sinks).
+
+    Raises:
+        UserError: The vector is not one finite vector, or another value makes no sense.
+    """
+
+    layer: int
+    vector_D: Tensor
+    where: Where
+    fade_tokens: int = 32
+    skip_first_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        if self.vector_D.dim() != 1:
+            raise UserError(f"The steering vector has shape {tuple(self.vector_D.shape)}; give one vector, shape (D,).")
+        n_bad = int((~torch.isfinite(self.vector_D)).sum())
+        if n_bad:
+            raise UserError(
+                f"The steering vector holds NaN or infinite values in {n_bad} of its {len(self.vector_D)} entries; "
+                "choose another vector, or a smaller strength."
+            )
+        if self.where not in get_args(Where):
+            raise UserError(f"Steering where={self.where!r} is unknown; give one of {', '.join(get_args(Where))}.")
+        if self.fade_tokens < 1:
+            raise UserError(f"fade_tokens is {self.fade_tokens}; give 1 or more.")
+        if self.skip_first_tokens < 0:
+            raise UserError(f"skip_first_tokens is {self.skip_first_tokens}; give 0 or more.")
+
+
+def check_layer(handle: ModelHandle, layer: int) -> None:
+    """Raises UserError: The model has no block `layer`."""
+    n_layers = len(handle.sites.layers)
+    if not 0 <= layer < n_layers:
+        raise UserError(f"Layer {layer} is out of range: the model has {n_layers} layers; give 0 to {n_layers - 1}.")
+
+
+def steering_scales(steering: Steering, first_position: int, n_tokens: int, n_prompt: int) -> Tensor:
+    """The share of the vector that each position gets, shape (n_tokens,), float32.
+
+    Args:
+        steering: Where it is added.
+        first_position: Position in the whole sequence of the first of these tokens.
+        n_tokens: How many follow each other.
+        n_prompt: Tokens of the prompt; later positions are generated ones.
+    """
+    position_T = torch.arange(first_position, first_position + n_tokens)
+    generated_T = (position_T - n_prompt + 1).clamp_min(0).float()
+    after_T = {
+        "prompt": (generated_T == 0).float(),
+        "all": torch.ones(n_tokens),
+        "fading": (1 - generated_T / steering.fade_tokens).clamp_min(0),
+    }[steering.where]
+    return after_T * (position_T >= steering.skip_first_tokens)
+
+
+@contextmanager
+def steered(handle: ModelHandle, steering: Steering, first_position: int, n_prompt: int) -> Iterator[None]:
+    """Within the block every forward pass of the handle's module is steered; afterwards no hook is left.
+
+    The module may serve several handles: keep the block to one forward pass, and threads apart by a lock.
+    Hooks that are set inside the block, such as `capture`'s, see the steered stream.
+
+    Args:
+        handle: Whose module.
+        steering: What is added, where.
+        first_position: Position in the whole sequence of the first token of the forward pass (cached ones are not
+            part of it).
+        n_prompt: Tokens of the prompt.
+
+    Raises:
+        UserError: The model has no such layer, or, from the forward pass, the vector does not fit its width.
+    """
+    check_layer(handle, steering.layer)
+    hook = _hook(steering, first_position, n_prompt)
+    registered = handle.sites.layers[steering.layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        registered.remove()
+
+
+def _hook(steering: Steering, first_position: int, n_prompt: int) -> Any:
+    def add(module: nn.Module, args: Any, output: Any) -> Any:
+        stream_BTD = first_tensor(output)
+        assert stream_BTD is not None, "a block gives no tensor"
+        assert stream_BTD.dim() == 3, "a block's output is (B, T, D)"
+        _check_width(steering, stream_BTD.shape[2])
+        scale_T = steering_scales(steering, first_position, stream_BTD.shape[1], n_prompt)
+        if not scale_T.any():
+            return None
+        changed_BTD = _added(stream_BTD, scale_T, steering.vector_D)
+        if isinstance(output, Tensor):
+            return changed_BTD
+        return [changed_BTD, *output[1:]] if isinstance(output, list) else (changed_BTD, *output[1:])
+
+    return add
+
+
+def _added(stream_BTD: Tensor, scale_T: Tensor, vector_D: Tensor) -> Tensor:
+    """The sum, rounded once to the stream's dtype."""
+    exact = torch.promote_types(stream_BTD.dtype, torch.float32)
+    vector_D, scale_T = (t.to(stream_BTD.device, exact) for t in (vector_D, scale_T))
+    return (stream_BTD.to(exact) + scale_T[:, None] * vector_D).to(stream_BTD.dtype)
+
+
+def _check_width(steering: Steering, width: int) -> None:
+    if len(steering.vector_D) != width:
+        raise UserError(
+            f"The steering vector has {len(steering.vector_D)} entries and the residual stream after layer "
+            f"{steering.layer} has {width}; choose a vector that was measured on this model."
+        )
