@@ -54,7 +54,8 @@ def transformers(handle, prompt: list[int], n_new: int) -> list[int]:
 def measure(variant: str, n_new: int, dtype: str) -> dict:
     pair, prompt = pair_and_prompt(dtype)
     write = {"ours": ours, "transformers": transformers}[variant]
-    write(pair.base, prompt, 4)
+    for handle in (pair.base, pair.finetuned):
+        write(handle, prompt, 4)
     memory = Memory()
     found = {}
     for name, handle in (("base", pair.base), ("finetuned", pair.finetuned)):

@@ -19,6 +19,15 @@ from diffing.models.tiny import tiny_model, tiny_tokenizer
 TOKENIZER = tiny_tokenizer(adds_bos=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that wait for each other on a busy machine make tiny models a hundred times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def handle():
     return make_handle(tiny_model(), TOKENIZER, "tiny")

@@ -4,13 +4,16 @@ import dataclasses
 import errno
 import json
 import math
+import os
 import threading
+import time
 
 import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from diffing.core import result as result_module
 from diffing.core.config import Strict, fingerprint, parse
 from diffing.core.errors import UserError, one_line
 from diffing.core.evidence import (
@@ -276,3 +279,86 @@ def test_a_table_that_the_result_lacks(tmp_path):
     write_table(tmp_path / "tables" / "here.parquet", pa.table({"a": [1]}))
     with pytest.raises(UserError, match=r"gone.*here"):
         Result(tmp_path).table("gone")
+
+
+def with_file(folder, name, content):
+    """A result of one file that was written some time ago."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    settle(path, 60)
+    write_json(folder / "manifest.json", manifest(files={name: sha256(path)}))
+    return Result(folder), path
+
+
+def settle(path, seconds):
+    at = time.time() - seconds
+    os.utime(path, (at, at))
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the files that are hashed."""
+    names = []
+
+    def counted(path):
+        names.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(result_module, "sha256", counted)
+    return names
+
+
+def test_the_path_of_a_file(tmp_path):
+    result, path = with_file(tmp_path, "tables/tokens.parquet", b"abc")
+    assert result.path("tables/tokens.parquet") == path
+    with pytest.raises(UserError, match="missing"):
+        result.path("tables/gone.parquet")
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, hashed):
+    result, path = with_file(tmp_path, "tables/tokens.parquet", b"abc")
+    for _ in range(3):
+        Result(tmp_path).path("tables/tokens.parquet")
+    assert hashed == ["tokens.parquet"]
+    path.write_bytes(b"abd")
+    settle(path, 30)
+    for _ in range(2):
+        with pytest.raises(UserError, match="corrupt"):
+            result.path("tables/tokens.parquet")
+    path.write_bytes(b"abc")
+    settle(path, 20)
+    assert result.path("tables/tokens.parquet") == path
+    assert len(hashed) == 3
+
+
+def test_a_file_that_changed_just_now_is_hashed_every_time(tmp_path, hashed):
+    result, path = with_file(tmp_path, "tables/tokens.parquet", b"abc")
+    settle(path, 0)
+    for _ in range(2):
+        result.path("tables/tokens.parquet")
+    assert len(hashed) == 2
+
+
+def test_what_is_remembered_is_bounded():
+    assert result_module._remembered_digest.cache_info().maxsize is not None
+
+
+def test_one_tensor_is_read_alone(tmp_path):
+    path = tmp_path / "tensors" / "tensors.safetensors"
+    path.parent.mkdir()
+    save_file({"a/mean": torch.arange(4.0), "b/mean": torch.ones(2)}, path)
+    write_json(tmp_path / "manifest.json", manifest(files={"tensors/tensors.safetensors": sha256(path)}))
+    result = Result(tmp_path)
+    assert result.tensor("a/mean").tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"no tensor 'zzz': choose from a/mean, b/mean\."):
+        result.tensor("zzz")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="corrupt"):
+        result.tensor("a/mean")
+
+
+def test_a_result_without_tensors(tmp_path):
+    write_json(tmp_path / "manifest.json", manifest())
+    with pytest.raises(UserError, match=r"'a'; it has no tensors\."):
+        Result(tmp_path).tensor("a")

@@ -6,6 +6,7 @@ read of a run is kept until its files change.
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -93,9 +94,14 @@ class Catalog:
     base_dir: Path
     _known: dict[Path, tuple[Any, Entry]] = field(default_factory=dict)
     _staleness: Staleness = field(default_factory=Staleness)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def entries(self) -> list[Entry]:
-        """Every run folder, newest first."""
+        """Every run folder, newest first; browser sessions ask one after the other."""
+        with self._lock:
+            return self._entries()
+
+    def _entries(self) -> list[Entry]:
         self._staleness.begin()
         known: dict[Path, tuple[Any, Entry]] = {}
         for folder in _run_folders(self.base_dir / "results"):

@@ -62,12 +62,14 @@ class Progress:
         title: What it is doing, or how it ended, in one line.
         share: Done part of the current step; None where that is not known.
         lines: The last lines it wrote.
+        results: Run folders that it finished or found finished.
     """
 
     state: State
     title: str
     share: float | None
     lines: tuple[str, ...]
+    results: tuple[Path, ...] = ()
 
 
 def start(command: Sequence[str], shown: str, base_dir: Path) -> Job:
@@ -118,7 +120,8 @@ def progress(job: Job) -> Progress:
     code = _code(job)
     error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
     if code == 0 or (code is None and error is None and any(line.startswith("Report: ") for line in lines)):
-        return Progress("done", "Done.", 1.0, lines)
+        reports = [line.removeprefix("Report: ") for line in lines if line.startswith("Report: ")]
+        return Progress("done", "Done.", 1.0, lines, tuple(Path(r).parent for r in reports))
     return Progress("failed", error or _last_word(lines, code), None, lines)
 
 

@@ -65,17 +65,17 @@ def ranked(
     """A database whose table `ranked` has every result's items: their score, their rank, and their place in an order.
 
     Items of one score share a rank; their order is a different one in each result, lest rankings that cannot tell
-    items apart agree because of the items' ids.
+    items apart agree because of the items' ids. Scores that are not finite are not ranked.
     """
     import duckdb
 
+    # isfinite, not isnan: DuckDB believes a file's smallest and largest value, which leave NaN out, and drops isnan.
     parts, given = [], {}
     for n, result in enumerate(results):
         given[f"path_{n}"] = glob.escape(str(result.path(f"tables/{kind.table}.parquet")))
         chosen = " and list_contains($datasets, dataset)" if datasets is not None else ""
         parts.append(
-            f"select {n} as result, {kind.shown}, score from read_parquet($path_{n}) "
-            f"where score is not null and not isnan(score){chosen}"
+            f"select {n} as result, {kind.shown}, score from read_parquet($path_{n}) where isfinite(score){chosen}"
         )
     if datasets is not None:
         given["datasets"] = list(datasets)

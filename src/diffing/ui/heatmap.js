@@ -104,7 +104,8 @@ const example = (item, choose) => {
 export default function (component) {
   const { data, parentElement, setStateValue } = component;
   const root = parentElement.querySelector(".root");
-  const shown = JSON.stringify(data);
+  // The chosen token comes back from the server; drawing anew because of it would take the focus away.
+  const shown = JSON.stringify({ ...data, items: data.items.map(({ at, ...rest }) => rest) });
   if (root.dataset.shown === shown) return;
   root.dataset.shown = shown;
   const choose = data.selectable ? (i) => setStateValue("selected", i) : null;

@@ -6,7 +6,10 @@ from typing import TypeVar
 import streamlit as st
 
 from diffing.core.blocks import Heatmap
+from diffing.core.errors import UserError
 from diffing.ui.heatmap import heatmaps
+from diffing.ui.text import label as escaped
+from diffing.ui.text import plain
 
 T = TypeVar("T")
 EXAMPLES_ON_A_PAGE = 5
@@ -15,7 +18,15 @@ EXAMPLES_ON_A_PAGE = 5
 def part(key: str, parts: Mapping[str, Callable[[], None]], label: str = "Show") -> None:
     """Draw the part that is chosen; `key` is its name in the URL."""
     chosen = one_of(label, list(parts), key, is_labelled=False)
-    parts[chosen]()
+    guarded(parts[chosen])
+
+
+def guarded(draw: Callable[[], None]) -> None:
+    """Draw something; where it cannot be, its sentence stands there and the rest of the page goes on."""
+    try:
+        draw()
+    except UserError as error:
+        st.error(plain(str(error)))
 
 
 def one_of(label: str, options: Sequence[str], key: str, is_labelled: bool = True, default: str | None = None) -> str:
@@ -24,7 +35,7 @@ def one_of(label: str, options: Sequence[str], key: str, is_labelled: bool = Tru
     if st.session_state.get(key) not in (None, *options):
         del st.session_state[key]
     chosen = st.segmented_control(
-        label, options, default=first, required=True, key=key, bind="query-params",
+        label, options, default=first, required=True, key=key, bind="query-params", format_func=escaped,
         label_visibility="visible" if is_labelled else "collapsed",
     )  # fmt: skip
     return chosen if chosen is not None and chosen in options else first

@@ -11,12 +11,18 @@ from markupsafe import Markup, escape
 
 from diffing.display.token_marks import flowing
 
+_TAME = re.compile(r"(?:[^\W_]|(?<=\w)_(?=\w)|[ ,·‖Δ])*")
 _SPECIAL = re.compile(r"([!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~])")
 
 
 def plain(text: str) -> str:
     """`text` for a place that reads Markdown (labels, captions, messages): shown as it is, on one line."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def label(text: str) -> str:
+    """As `plain`, but text without anything that Markdown could read stays as it is: it may stand in the URL."""
+    return text if _TAME.fullmatch(text) else plain(text)
 
 
 def code(text: str) -> str:

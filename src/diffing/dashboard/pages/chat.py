@@ -8,9 +8,10 @@ import streamlit as st
 
 from diffing.analysis.text_diff import diff_spans
 from diffing.core.config import fingerprint
+from diffing.core.errors import UserError
 from diffing.core.specs import PairSpec
 from diffing.dashboard.pages.picking import SIDES, loaded, pick_subject, state_of
-from diffing.dashboard.pages.sampling import SamplingChoice, prompt_kind, sampling_controls
+from diffing.dashboard.pages.sampling import SamplingChoice, prompt_kind, sampling_controls, stop_button
 from diffing.dashboard.site import Site
 from diffing.dashboard.writing import Writing, prompt_of, write_together
 from diffing.display.numbers import number
@@ -18,6 +19,9 @@ from diffing.ui.parts import one_of
 from diffing.ui.text import paragraph, plain, quote, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diffing.models.generation import GeneratedToken
     from diffing.models.pair import ModelPair
 
 _MOST_CHARACTERS = 20_000
@@ -56,7 +60,7 @@ def page(site: Site) -> None:
     choice = sampling_controls()
     sides = SIDES if asked == "both" else (asked,)
     talk = _conversation(spec)
-    said = st.chat_input("Say something to the models", key="said", submit_mode="stop", max_chars=_MOST_CHARACTERS)
+    said = st.chat_input("Say something to the models", key="said", max_chars=_MOST_CHARACTERS)
     if said:
         talk.turns.append(Turn(said))
         talk.pending = len(talk.turns) - 1
@@ -132,29 +136,37 @@ def _answer(
 ) -> None:  # fmt: skip
     """Let the sides write into the turn; what they wrote stays when the page is stopped."""
     turn = talk.turns[i]
-    pair = loaded(site, spec)
-    from diffing.models.generation import end_ids, generate
-
     turn.answers = {side: Writing() for side in sides}
-    places = {}
-    for column, side in zip(st.columns(len(sides)), sides, strict=True):
-        with column, st.chat_message(side, avatar=_AVATARS[side]):
-            st.markdown(f"**{side}**")
-            places[side] = st.empty()
-    sampling = choice.sampling(turn.draw)
-    streams = {
-        side: generate(
-            _handle(pair, side), prompt_of(pair, side, kind, _messages(talk, i, side, system)), sampling,
-            end_ids(_handle(pair, side), pair.rules), None, site.pairs.lock,
-        )
-        for side in sides
-    }  # fmt: skip
-    write_together(streams, turn.answers, lambda side, writing: places[side].html(quoted(writing.text + " ▌")))
+    try:
+        pair = loaded(site, spec)
+        streams = _streams(site, pair, talk, i, sides, kind, system, choice)
+        places = {}
+        for column, side in zip(st.columns(len(sides)), sides, strict=True):
+            with column, st.chat_message(side, avatar=_AVATARS[side]):
+                st.markdown(f"**{side}**")
+                places[side] = st.empty()
+        stop_button()
+        write_together(streams, turn.answers, lambda side, writing: places[side].html(quoted(writing.text + " ▌")))
+    except UserError as error:
+        turn.answers = {side: answer for side, answer in turn.answers.items() if answer.n_tokens}
+        st.error(plain(str(error)))
+        return
     st.rerun()
 
 
-def _handle(pair: "ModelPair", side: str):
-    return pair.base if side == "base" else pair.finetuned
+def _streams(
+    site: Site, pair: "ModelPair", talk: Conversation, i: int, sides: tuple[str, ...], kind: str, system: str,
+    choice: SamplingChoice,
+) -> "dict[str, Iterator[GeneratedToken]]":  # fmt: skip
+    from diffing.models.generation import end_ids, generate
+
+    sampling = choice.sampling(talk.turns[i].draw)
+    streams = {}
+    for side in sides:
+        handle = pair.base if side == "base" else pair.finetuned
+        prompt = prompt_of(pair, side, kind, _messages(talk, i, side, system))
+        streams[side] = generate(handle, prompt, sampling, end_ids(handle, pair.rules), None, site.pairs.lock)
+    return streams
 
 
 def _messages(talk: Conversation, last: int, side: str, system: str) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -79,9 +81,7 @@ def _methods(entries: Sequence[Entry]) -> list[tuple[str, Entry]]:
     return [(method, entry) for method, entry in by_method.items() if entry is not None]
 
 
-def _pick(
-    place: DeltaGenerator, label: str, options: list[str], key: str, likely: list[str]
-) -> list[str]:
+def _pick(place: DeltaGenerator, label: str, options: list[str], key: str, likely: list[str]) -> list[str]:
     _forget(key, options)
     return place.multiselect(
         label, options, default=likely[:_MOST], max_selections=_MOST, key=key, bind="query-params",
@@ -128,19 +128,31 @@ def _figures(named: Named) -> None:
 
 
 def _tokens(named: Named) -> None:
-    found = token_agreement([result for _, result in named], _head())
+    found = _compared("tokens", _stamps(named), _head())
     _pairwise(found.pairwise, found.k, found.n_ranked, named, "tokens")
     rows = tuple((r.token, *(p.rank for p in r.placings)) for r in found.rows[:_SHOWN_ROWS])
     _ranked(rows, ("token",), named, len(found.rows))
 
 
 def _documents(named: Named) -> None:
-    found = document_agreement([result for _, result in named], _head())
+    found = _compared("documents", _stamps(named), _head())
     if found.left_out:
         paragraph(f"Left out, since it is not the same text in all: {', '.join(found.left_out)}.", "d-muted")
     _pairwise(found.pairwise, found.k, found.n_ranked, named, "documents")
     rows = tuple((r.dataset, str(r.document), *(p.rank for p in r.placings)) for r in found.rows[:_SHOWN_ROWS])
     _ranked(rows, ("dataset", "document"), named, len(found.rows))
+
+
+def _stamps(named: Named) -> tuple[tuple[str, str], ...]:
+    """What names the results' contents: their folders and when they were made."""
+    return tuple((str(result.folder), str(result.manifest["created"])) for _, result in named)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Comparing the rankings …")
+def _compared(what: str, stamps: tuple[tuple[str, str], ...], k: int) -> Any:
+    """Agreement of tokens or documents; ranking large vocabularies takes seconds, so it is kept."""
+    results = [Result(Path(folder)) for folder, _ in stamps]
+    return token_agreement(results, k) if what == "tokens" else document_agreement(results, k)
 
 
 def _head() -> int:

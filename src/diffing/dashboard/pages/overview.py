@@ -105,7 +105,7 @@ def _cell(entries: Sequence[Entry]) -> Cell | None:
 
 
 def _state(entry: Entry) -> str:
-    return "" if entry.status == "done" else f"{entry.status}, "
+    return f"{entry.status}, " if entry.status != "done" and entry.headline else ""
 
 
 def _list(entries: Sequence[Entry]) -> None:

@@ -18,7 +18,7 @@ from diffing.ui.blocks import section
 from diffing.ui.evidence import evidence
 from diffing.ui.html_tables import facts_list, headline_table
 from diffing.ui.paged_table import paged_table
-from diffing.ui.parts import one_of, part
+from diffing.ui.parts import guarded, one_of, part
 from diffing.ui.text import link, paragraph, plain
 
 _LEVELS = (
@@ -132,7 +132,7 @@ def _head(entry: Entry, result: Result | None = None, method: MethodSpec | None 
         with st.container(horizontal=True):
             for name, label, icon in _ELSEWHERE:
                 page_link(name, label, icon, base=subject.model, pair=subject.name)
-    headline_table(result.summary)
+    guarded(lambda: headline_table(result.summary))
 
 
 _ELSEWHERE = (

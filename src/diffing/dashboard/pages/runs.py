@@ -4,6 +4,7 @@ import streamlit as st
 
 from diffing.core.method import load_method, method_names
 from diffing.dashboard.jobs import Job, cancel, command_of, jobs, progress, start
+from diffing.dashboard.moving import page_link
 from diffing.dashboard.site import Site, without
 from diffing.dashboard.subjects import Subject, configured, options
 from diffing.ui.text import plain
@@ -53,6 +54,9 @@ def _ended(job: Job) -> None:
     at = progress(job)
     show = {"done": st.success, "failed": st.error, "cancelled": st.warning}[at.state]
     show(f"{plain(job.command)}  \n{plain(at.title)}")
+    for folder in at.results:
+        run = "/".join(folder.parts[-4:])
+        page_link("result", f"Open {plain(run)}", ":material/query_stats:", run=run)
 
 
 def new_run(site: Site, is_first: bool = False) -> None:
@@ -77,7 +81,7 @@ def new_run(site: Site, is_first: bool = False) -> None:
         )  # fmt: skip
         overrides = _overrides(site, fitting[name], method, tokens)
         command, shown = command_of(site.launch.main, overrides)
-        st.code(shown, language="bash")
+        st.code(shown, language="bash", wrap_lines=True)
         if st.button("Run the embedded pair" if is_first else "Run it", type="primary", key="run_start"):
             start(command, shown, site.base_dir)
             st.rerun()

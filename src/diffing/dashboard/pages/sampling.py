@@ -46,3 +46,8 @@ def sampling_controls(max_new_tokens: int = 80) -> SamplingChoice:
 def prompt_kind() -> str:
     """Whether prompts go through the chat template: `chat` or `plain text`."""
     return one_of("Prompt as", ["chat", "plain text"], "as")
+
+
+def stop_button() -> None:
+    """A button that ends the writing: any click makes the page draw anew, with what is there by then."""
+    st.button("Stop", icon=":material/stop_circle:", key="stop")

@@ -15,7 +15,7 @@ from diffing.core.result import Result
 from diffing.core.specs import PairSpec
 from diffing.dashboard.catalog import Entry
 from diffing.dashboard.pages.picking import SIDES, loaded, pick_subject, state_of
-from diffing.dashboard.pages.sampling import SamplingChoice, prompt_kind, sampling_controls
+from diffing.dashboard.pages.sampling import SamplingChoice, prompt_kind, sampling_controls, stop_button
 from diffing.dashboard.site import Site
 from diffing.dashboard.subjects import Subject
 from diffing.dashboard.uploads import MOST_BYTES, uploaded_vectors
@@ -117,11 +117,17 @@ def _from_result(subject: Subject, entries: Sequence[Entry]) -> _Direction | Non
     chosen = vectors[
         right.selectbox(
             "Vector", list(vectors), index=list(vectors).index(default.tensor), key="vector", bind="query-params",
+            on_change=_follow, args=({v.tensor: v.layer for v in vectors.values()},),
             format_func=lambda t: vectors[t].label,
         )
     ]  # fmt: skip
     st.caption(plain(f"Norm {number(chosen.norm)}; {chosen.note}" if chosen.note else f"Norm {number(chosen.norm)}"))
     return _Direction(chosen.label, chosen.layer, result, chosen.tensor)
+
+
+def _follow(layers: dict[str, int]) -> None:
+    """Another vector is added where it was measured, until another layer is chosen."""
+    st.session_state["steer_layer"] = layers[st.session_state["vector"]]
 
 
 def _is_of(entry: Entry, subject: Subject) -> bool:
@@ -168,7 +174,7 @@ def _uploaded() -> _Direction | None:
 def _how(direction: _Direction | None) -> tuple[int, float, str, int]:
     one, two, three, four = st.columns([1, 2, 2, 1], vertical_alignment="bottom")
     layer = one.number_input(
-        "Layer", 0, None, direction.layer if direction else 0, key=f"layer_of_{direction.label if direction else ''}"
+        "Layer", 0, None, direction.layer if direction else 0, key="steer_layer", bind="query-params"
     )
     strength = two.slider(
         "Strength", -4.0, 4.0, 0.5, 0.05, key="strength", bind="query-params",
@@ -200,6 +206,7 @@ def _steer(site: Site, spec: PairSpec, asked: _Asked) -> None:
     )
     texts = {f"{side}, {how}": Writing() for side in SIDES for how in ("unsteered", "steered")}
     places = _places(about, list(texts))
+    stop_button()
     sampling = asked.choice.sampling()
     streams = {}
     for name in texts:

@@ -106,6 +106,7 @@ def _analyse(site: Site, spec: PairSpec, given: str | Chat, first: str, choice: 
 
     with st.spinner("Reading the text through both models …"), site.pairs.lock:
         found = probe_text(pair, given, probing_methods())
+    st.session_state["n_tried"] = st.session_state.get("n_tried", 0) + 1
     st.session_state["tried"] = {"spec": fingerprint(spec), "text": found}
     st.session_state.pop("at", None)
 
@@ -140,10 +141,10 @@ def _show(found: "ProbedText") -> None:
         st.caption(f":material/info: {plain(note)}")
     values = [v for several in found.values.values() for v in several]
     chosen = _metric(values)
-    at = choosable_heatmap(
-        _heat(found, chosen), _top(chosen), f"{chosen.name} {chosen.unit}".strip(), "tried_map",
-        min(int(st.session_state.get("at", _peak(chosen))), len(found.tokens) - 1), chosen.is_signed,
-    )  # fmt: skip
+    before = min(int(st.session_state.get("at", _peak(chosen))), len(found.tokens) - 1)
+    unit = f"{chosen.name} {chosen.unit}".strip()
+    key = f"tried_{st.session_state['n_tried']}"
+    at = choosable_heatmap(_heat(found, chosen), _top(chosen), unit, key, before, chosen.is_signed)
     st.session_state["at"] = at
     st.subheader(f"At token {at}: {plain(repr(found.tokens[at]))}")
     left, right = st.columns(2)
