@@ -36,12 +36,15 @@ class PairStore:
         """Whether `spec` is the pair at hand."""
         return self._pair is not None and self._key == fingerprint(spec)
 
-    def get(self, spec: PairSpec, tell: Callable[[str], None] = lambda line: None) -> "ModelPair":
+    def get(
+        self, spec: PairSpec, tell: Callable[[str], None] = lambda line: None, threads: int | None = None
+    ) -> "ModelPair":
         """The pair, loaded unless it is at hand; another one is let go first.
 
         Args:
             spec: What to load.
             tell: Receives what is being done, line by line.
+            threads: Processor threads that PyTorch uses; None: its own choice.
 
         Raises:
             UserError: A source cannot be had, does not fit, is damaged, or changes nothing.
@@ -51,8 +54,12 @@ class PairStore:
                 return self._pair
             self.unload()
             tell("Importing PyTorch and transformers …")
+            import torch
+
             from diffing.models.pair import load_pair
 
+            if threads is not None:
+                torch.set_num_threads(threads)
             tell(f"Loading {spec.model.name} and its finetuned variant …")
             with listening(tell):
                 pair = load_pair(spec)

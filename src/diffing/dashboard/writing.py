@@ -21,17 +21,19 @@ class Writing:
         n_tokens: Tokens so far.
         log_prob: Sum of their log-probabilities, nats.
         has_ended: The model ended it, or its length did.
+        is_answer: It begins a turn: white space before its first word is none of its own.
     """
 
     text: str = ""
     n_tokens: int = 0
     log_prob: float = 0.0
     has_ended: bool = False
+    is_answer: bool = False
     _drawn: float = field(default=0.0, repr=False)
 
     def add(self, token: "GeneratedToken") -> None:
         """One more token."""
-        self.text += token.text
+        self.text += token.text.lstrip() if self.is_answer and not self.text else token.text
         self.n_tokens += 1
         self.log_prob += token.log_prob
 

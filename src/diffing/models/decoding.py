@@ -16,9 +16,9 @@ from torch import Tensor
 from diffing.core.errors import UserError
 from diffing.models.handle import ModelHandle, probe_ids
 from diffing.models.quiet import quiet_transformers
+from diffing.models.readout import tolerance
 from diffing.models.steering import Steering, steered
 
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 _PROBE_TOKENS, _PROBE_PREFIX = 8, 5
 _CONTINUES: WeakKeyDictionary[ModelHandle, bool] = WeakKeyDictionary()
 
@@ -91,7 +91,7 @@ def _try_cache(handle: ModelHandle) -> bool:
             return False
     expected_V, found_V = whole[0, -1].float(), output.logits[0, -1].float()
     gap = (found_V - expected_V).abs().max() / expected_V.abs().max().clamp_min(1e-12)
-    return bool(gap < _TOLERANCE.get(whole.dtype, 4e-2))
+    return bool(gap < tolerance(whole.dtype))
 
 
 def _forward(handle: ModelHandle, ids_BT: Tensor, cached: bool, cache: Any) -> Any:

@@ -65,7 +65,12 @@ def reproduces(
     with torch.no_grad():
         own = module(input_ids=ids_BT, use_cache=False).logits.float()
         ours = head_logits(hidden_BTD, head, transform).to(own.device)
-    return ours.shape == own.shape and _relative(ours, own) < _REAL_TOLERANCE.get(hidden_BTD.dtype, 4e-2)
+    return ours.shape == own.shape and _relative(ours, own) < tolerance(hidden_BTD.dtype)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Largest relative difference between two ways to the same logits that rounding in `dtype` explains."""
+    return _REAL_TOLERANCE.get(dtype, 4e-2)
 
 
 def _through(module: PreTrainedModel, head: nn.Module, ids_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -136,7 +136,7 @@ def _answer(
 ) -> None:  # fmt: skip
     """Let the sides write into the turn; what they wrote stays when the page is stopped."""
     turn = talk.turns[i]
-    turn.answers = {side: Writing() for side in sides}
+    turn.answers = {side: Writing(is_answer=kind == "chat") for side in sides}
     try:
         pair = loaded(site, spec)
         streams = _streams(site, pair, talk, i, sides, kind, system, choice)

@@ -51,6 +51,7 @@ def loaded(site: Site, spec: PairSpec) -> "ModelPair":
     if site.pairs.holds(spec):
         return site.pairs.get(spec)
     with st.status(f"Loading {plain(spec.model.name)} and {plain(spec.organism)} …", expanded=True) as status:
-        pair = site.pairs.get(spec, lambda line: status.write(plain(line)))
+        threads = site.settings.infrastructure.threads
+        pair = site.pairs.get(spec, lambda line: status.write(plain(line)), threads)
         status.update(label="Both models are in memory.", state="complete", expanded=False)
     return pair

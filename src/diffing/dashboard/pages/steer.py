@@ -204,7 +204,8 @@ def _steer(site: Site, spec: PairSpec, asked: _Asked) -> None:
         f"{asked.direction.label}; {asked.strength:g} × mean norm {norm:.3g} at layer {asked.layer}, "
         f"{next(k for k, v in _WHERE.items() if v == asked.where)}; seed {asked.choice.seed}"
     )
-    texts = {f"{side}, {how}": Writing() for side in SIDES for how in ("unsteered", "steered")}
+    is_answer = asked.kind == "chat"
+    texts = {f"{side}, {how}": Writing(is_answer=is_answer) for side in SIDES for how in ("unsteered", "steered")}
     places = _places(about, list(texts))
     stop_button()
     sampling = asked.choice.sampling()

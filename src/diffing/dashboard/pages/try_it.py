@@ -124,7 +124,7 @@ def _continued(site: Site, pair: "ModelPair", given: str | Chat, side: str, choi
     handle = pair.base if side == "base" else pair.finetuned
     prompt = prompt_of(pair, side, "chat" if is_chat else "plain text", turns)
     place = st.empty()
-    writing = Writing()
+    writing = Writing(is_answer=is_chat)
     stream = generate(handle, prompt, choice.sampling(), end_ids(handle, pair.rules), None, site.pairs.lock)
     write_together({side: stream}, {side: writing}, lambda name, w: place.html(quoted(w.text)))
     if isinstance(given, str):
