@@ -14,6 +14,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 install_import_hook(["diffing.analysis", "diffing.data"], "beartype.beartype")
 
 
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """Tiny models on one thread, since more only wait for each other; what is slow may have all cores."""
+    if (torch := sys.modules.get("torch")) is not None:
+        is_slow = request.node.get_closest_marker("slow") is not None
+        torch.set_num_threads((os.cpu_count() or 1) if is_slow else 1)
+
+
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub is out of reach, at once."""

@@ -57,12 +57,42 @@ def test_names_say_something():
         ("wandb", ["core/tracking.py"]),
         ("transformers", ["models/", "data/"]),
         ("pickle", []),
-        ("streamlit", []),
     ],
 )
 def test_a_package_stays_in_its_room(package, places):
     users = [p.relative_to(ROOT / "src" / "diffing").as_posix() for p in SOURCES if package in set(imported(p))]
     assert not [u for u in users if not u.startswith(tuple(places))]
+
+
+def is_drawing(place):
+    """Whether a module may draw pages: the dashboard, the parts it is made of, and each method's view."""
+    folder, _, rest = place.partition("/")
+    return folder in ("dashboard", "ui") or (folder == "methods" and rest.endswith("/view.py") and rest.count("/") == 1)
+
+
+@pytest.mark.parametrize("package", ["streamlit", "duckdb"])
+def test_what_pages_are_drawn_with_stays_where_pages_are_drawn(package):
+    users = [p.relative_to(ROOT / "src" / "diffing").as_posix() for p in SOURCES if package in set(imported(p))]
+    assert users
+    assert not [u for u in users if not is_drawing(u)]
+    if package == "duckdb":
+        assert not [u for u in users if u.startswith("methods/")]
+
+
+def test_the_parts_of_pages_are_used_by_pages_alone():
+    users = [p for p in SOURCES if any(m == "diffing.ui" or m.startswith("diffing.ui.") for m in modules_of(p))]
+    places = [p.relative_to(ROOT / "src" / "diffing").as_posix() for p in users]
+    assert {"methods/kl/view.py", "dashboard/pages/result.py"} <= set(places)
+    assert not [p for p in places if not is_drawing(p)]
+
+
+def modules_of(path):
+    """Full names of what a module imports, wherever in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def test_nothing_is_unpickled():

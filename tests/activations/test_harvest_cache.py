@@ -31,6 +31,11 @@ def by_token(source, slot):
     return base, finetuned
 
 
+def assert_equal_up_to_rounding(ours, theirs):
+    """Processors and batch shapes sum in different orders: a few units in the last place of the largest value."""
+    assert (ours - theirs).abs().max() <= 2e-6 * theirs.abs().max()
+
+
 def files(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -50,7 +55,7 @@ def test_rows_are_the_models_hidden_states(tiny, made, architecture, full, chang
     for slot in ALL:
         base, finetuned = by_token(source, slot)
         for rows, handle in ((base, pair.base), (finetuned, pair.finetuned)):
-            torch.testing.assert_close(rows, hidden_states(handle, corpus)[slot.layer], atol=2e-5, rtol=1e-5)
+            assert_equal_up_to_rounding(rows, hidden_states(handle, corpus)[slot.layer])
         assert (base - finetuned).abs().max() > 1e-3
 
 
@@ -172,7 +177,7 @@ def test_a_batch_too_large_for_memory_is_halved(tiny, corpus_of, cache_of, monke
     assert any("read in halves" in note for note in manifest["notes"])
     assert whole.manifest(Slot(1))["halved_batches"] == 0
     one, other = (by_token(DiskSource(c, [Slot(1)]), Slot(1))[1] for c in (whole, halved))
-    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert_equal_up_to_rounding(one, other)
 
 
 def test_a_sequence_too_large_for_memory_is_a_sentence(tiny, corpus_of, cache_of, monkeypatch):

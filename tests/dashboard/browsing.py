@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -40,7 +40,7 @@ _RESTS = """() => {
     const rests = app?.dataset.testScriptState === 'notRunning' && app.dataset.testConnectionState === 'CONNECTED'
         && document.querySelector('h1') && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]');
     if (!rests) window.busyAt = now;
-    return now - (window.busyAt ??= now) > 250;
+    return now - (window.busyAt ??= now) > 150;
 }"""
 _FITS = """() => [document.scrollingElement, document.querySelector('.stMain')]
     .every(e => e.scrollWidth <= e.clientWidth && e.scrollWidth <= innerWidth)"""
@@ -85,16 +85,17 @@ class Server:
 
 
 @contextmanager
-def server(base_dir: Path, folder: Path) -> Iterator[Server]:
+def server(base_dir: Path, folder: Path, script: Path = ROOT / "dashboard.py") -> Iterator[Server]:
     """`streamlit run dashboard.py` on a free port.
 
     Args:
         base_dir: The output folder it shows.
         folder: Where it is started, and writes its log.
+        script: What is run.
     """
     port, log = _free_port(), folder / "server.log"
     command = [
-        sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard.py"), "--server.headless=true",
+        sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true",
         f"--server.port={port}", "--", f"infrastructure.storage.base_dir={base_dir}",
     ]  # fmt: skip
     with log.open("wb") as out:
@@ -182,24 +183,27 @@ class Tab:
         expect(found).to_be_visible(timeout=PATIENCE_MS)
         return found
 
-    def pictures(self, folder: Path, name: str) -> None:
-        """The whole page at both widths and in the dark; it must never have to be scrolled sideways."""
-        for look in LOOKS:
-            self.picture(folder / f"{name}-{look.name}.png", look)
-        self.picture(None, LOOKS[0])
+    def pictures(self, folder: Path, name: str, looks: Sequence[Look] = LOOKS) -> None:
+        """The whole page in several looks; in none must it have to be scrolled sideways."""
+        for look in looks:
+            self.wear(look)
+            height = min(self.page.evaluate(_HEIGHT) + 20, 6000)
+            self.page.set_viewport_size({"width": look.width, "height": height})
+            self.page.wait_for_timeout(250)  # figures follow the window after a delay of their own
+            folder.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=folder / f"{name}-{look.name}.png")
+            assert self.fits(), f"{name} in {look.name}: the page is wider than the window"
+        self.wear(LOOKS[0])
 
-    def picture(self, path: Path | None, look: Look) -> None:
-        """One picture, as high as the page is."""
+    def wear(self, look: Look) -> None:
+        """Change width and colours."""
         self.page.emulate_media(color_scheme=look.scheme)  # type: ignore[arg-type]
         self.page.set_viewport_size({"width": look.width, "height": 900})
         self.settle()
-        if path is None:
-            return
-        self.page.set_viewport_size({"width": look.width, "height": min(self.page.evaluate(_HEIGHT) + 20, 6000)})
-        self.page.wait_for_timeout(400)  # figures follow the width after a delay of their own
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=path)
-        assert self.page.evaluate(_FITS), f"{path.stem}: the page is wider than the window"
+
+    def fits(self) -> bool:
+        """Whether the page need not be scrolled sideways."""
+        return self.page.evaluate(_FITS)
 
     def _heard(self, message: ConsoleMessage) -> None:
         where = message.location.get("url", "")
@@ -212,10 +216,10 @@ class Tab:
             self.faults.append(f"a request to another host: {url}")
 
 
-def tab(browser: Browser, url: str, look: Look = LOOKS[0]) -> Tab:
-    """A new tab, with a memory of its own."""
+def tab(browser: Browser, url: str, look: Look = LOOKS[0], **device: Any) -> Tab:
+    """A new tab, with a memory of its own; `device` as Playwright describes one."""
     size = {"width": look.width, "height": 900}
-    context = browser.new_context(viewport=size, color_scheme=look.scheme)  # type: ignore[arg-type]
+    context = browser.new_context(**{"viewport": size, "color_scheme": look.scheme, **device})
     return Tab(context.new_page(), url)
 
 

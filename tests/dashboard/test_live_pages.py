@@ -7,7 +7,7 @@ import streamlit as st
 import torch
 from safetensors.torch import load_file, save
 from streamlit.runtime.scriptrunner import StopException
-from visiting import Parsed, components, fine, html_of, sentence, spoken, token_texts, whole
+from visiting import Parsed, components, fine, html_of, sentence, shown_number, spoken, token_texts, whole
 
 import diffing
 import diffing.models.pair
@@ -66,9 +66,8 @@ def test_values_of_a_text(by, layer, at, pair):
     (data,) = components(app, "diffing_heatmap")
     assert "".join(token_texts(data["items"][0])) == TEXT
     for token, value in zip(data["items"][0]["tokens"], values.values_T, strict=True):
-        shown = token["lines"][2].removeprefix(by).strip().split(" ")[0].replace("−", "-").replace("–", "nan")
-        if value is not None and "×" not in shown:
-            assert float(shown) == pytest.approx(value, rel=5e-3, abs=1e-9)
+        shown = token["lines"][2].removeprefix(by).strip().split(" ")[0]
+        assert (shown == "–") if value is None else shown_number(shown) == pytest.approx(value, rel=5e-3)
     known = [abs(v) for v in values.values_T[1:] if v is not None]
     assert data["items"][0]["at"] == [None if v is None else abs(v) for v in values.values_T].index(max(known))
 
@@ -83,8 +82,8 @@ def test_what_both_models_expect_next(at, pair):
         by_side = [getattr(pair, s).module(torch.tensor([ids])).logits[0, chosen].softmax(-1) for s in SIDES]
     for rows, mine, other in ((tables[0], *by_side), (tables[1], *by_side[::-1])):
         top = mine.topk(10).indices
-        assert [float(r[1]) for r in rows[1:]] == pytest.approx(mine[top].tolist(), rel=1e-2)
-        assert [float(r[2]) for r in rows[1:]] == pytest.approx(other[top].tolist(), rel=1e-2)
+        assert [shown_number(r[1]) for r in rows[1:]] == pytest.approx(mine[top].tolist(), rel=1e-2)
+        assert [shown_number(r[2]) for r in rows[1:]] == pytest.approx(other[top].tolist(), rel=1e-2)
     assert f"At token {chosen}:" in spoken(app)
 
 
@@ -247,6 +246,15 @@ def test_the_export_holds_all_that_was_said(at, monkeypatch):
     assert [{s: a["text"] for s, a in t["answers"].items()} for t in told["turns"]] == [answers(app, 0), answers(app)]
 
 
+def test_a_pair_that_was_compared_from_python(visit, pair, tmp_path):
+    diffing.run("normdiff", pair, data=[TEXT] * 4, base_dir=tmp_path)
+    app = ask(fine(visit(tmp_path, "chat", **PAIR, tokens=4)), "Who?")
+    assert answers(app) == {s: written(pair, s, chat_ids(pair, s, ("user", "Who?")), n=4) for s in SIDES}
+    assert set(texts(steered(visit(tmp_path, "steer", **PAIR, tokens=2)))) == {
+        f"{side}, {how}" for side in SIDES for how in ("unsteered", "steered")
+    }
+
+
 def steered(app):
     app.button(key="steer").click()
     return fine(app.run())
@@ -278,9 +286,6 @@ def test_a_vector_of_a_result_steers_both_models(where, at, pair, results_dir, r
 def test_strength_zero_changes_nothing(at):
     found = texts(steered(at("steer", strength=0.0)))
     assert all(found[f"{side}, steered"] == found[f"{side}, unsteered"] for side in SIDES)
-
-
-WIDTH = 32
 
 
 def upload(app, content, name="v.safetensors"):

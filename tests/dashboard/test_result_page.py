@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from visiting import Parsed, components, figures, fine, html_of, sentence, spoken, token_texts, unescaped
+from visiting import Parsed, components, figures, fine, html_of, sentence, shown_number, spoken, token_texts, unescaped
 
 KL_PARTS = ("Numbers", "Tokens", "Examples", "Every token")
 NORMDIFF_PARTS = ("Layers", "Tokens", "Examples", "Every token", "Vectors")
@@ -37,11 +37,7 @@ def headline_rows(app):
     return {row[0]: row[1:] for row in rows[1:]}
 
 
-def parsed_number(text):
-    return float(text.replace(",", "").replace("−", "-"))
-
-
-@pytest.mark.parametrize("organism", ["adapter", "full", "custom+null-identical"])
+@pytest.mark.parametrize("organism", ["full", "custom+null-identical"])
 @pytest.mark.parametrize(("method", "part"), PARTS)
 def test_every_part_of_every_view(organism, method, part, opened):
     app = opened(organism, method, part=part)
@@ -56,14 +52,14 @@ def test_the_headline_numbers_are_those_of_the_summary(method, opened, folder):
     assert list(found) == [s["name"] for s in summary]
     for s in summary:
         value, interval, _, null, unit, _ = found[s["name"]]
-        assert parsed_number(value) == pytest.approx(s["value"], rel=5e-3)
+        assert shown_number(value) == pytest.approx(s["value"], rel=5e-3)
         assert unit == s["unit"]
         if s["low"] is not None:
             low, high = interval.strip("[]").split(", ")
-            assert parsed_number(low) == pytest.approx(s["low"], rel=5e-3)
-            assert parsed_number(high) == pytest.approx(s["high"], rel=5e-3)
+            assert shown_number(low) == pytest.approx(s["low"], rel=5e-3)
+            assert shown_number(high) == pytest.approx(s["high"], rel=5e-3)
         if s["null"]:
-            assert "×10" in null or parsed_number(null) == pytest.approx(s["null"], rel=5e-3)
+            assert shown_number(null) == pytest.approx(s["null"], rel=5e-3)
 
 
 @pytest.mark.parametrize(("method", "part"), [("kl", "Numbers"), ("normdiff", "Layers")])
@@ -101,7 +97,7 @@ def test_kl_examples_are_the_rows_of_its_table(opened, table):
             shown = [float(t["lines"][1].split()[1]) for t in first["tokens"]]
             assert shown == [pytest.approx(v, rel=1e-3, abs=1e-6) for v in mine[0]["kl"]]
             assert data["unit"] == "nats"
-            assert parsed_number(data["ticks"][-1]) == pytest.approx(max(max(r["kl"]) for r in mine), rel=5e-3)
+            assert shown_number(data["ticks"][-1]) == pytest.approx(max(max(r["kl"]) for r in mine), rel=5e-3)
 
 
 def test_further_examples_are_on_further_pages(opened, table):
@@ -129,7 +125,7 @@ def test_normdiff_examples_are_the_rows_of_its_table(opened, table):
 def test_a_null_pair_says_so_and_shows_its_zeros(opened):
     app = opened("custom+null-identical", "kl")
     assert "null pair" in app.info[0].value
-    assert parsed_number(next(iter(headline_rows(app).values()))[0]) == 0
+    assert shown_number(next(iter(headline_rows(app).values()))[0]) == 0
     assert not [n for n in app.main if n.type == "page_link"]
 
 
@@ -196,6 +192,7 @@ def test_a_search_without_a_hit(opened):
     assert "Rows 0 to 0 of 0" in spoken(app)
 
 
+@pytest.mark.slow
 def test_every_table_of_both_methods(opened, folder):
     for method in ("kl", "normdiff"):
         for path in sorted((folder("full", method) / "tables").glob("*.parquet")):

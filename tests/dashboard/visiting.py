@@ -3,11 +3,13 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.components.v2.component_manager import BidiComponentManager
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
@@ -16,6 +18,8 @@ from workbench import ROOT
 PAGES = ("overview", "result", "compare", "try_it", "chat", "steer")
 _MARKDOWN = ("body", "label", "help", "text")
 _NO_MARKDOWN = ("html", "code", "text_area", "text_input", "bidi_component", "plotly_chart", "arrow_data_frame")
+
+_SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 Visit = Callable[..., AppTest]
 
@@ -26,6 +30,7 @@ def visitor(monkeypatch: pytest.MonkeyPatch) -> Visit:
     def visit(base_dir: Path, page: str = "overview", *overrides: str, **query: Any) -> AppTest:
         monkeypatch.setattr(sys, "argv", ["dashboard.py", f"infrastructure.storage.base_dir={base_dir}", *overrides])
         app = AppTest.from_file(str(ROOT / "dashboard.py"), default_timeout=120)
+        app._bidi_component_manager = _components()
         app._page_hash = calc_hash("" if page == "overview" else page)
         app.query_params.update(query)
         app.run()
@@ -33,6 +38,14 @@ def visitor(monkeypatch: pytest.MonkeyPatch) -> Visit:
         return app
 
     return visit
+
+
+@cache
+def _components() -> BidiComponentManager:
+    """Where components are registered: finding installed ones takes AppTest most of the time of a page."""
+    found = BidiComponentManager()
+    found.discover_and_register_components(start_file_watching=False)
+    return found
 
 
 def whole(app: AppTest) -> AppTest:
@@ -103,6 +116,12 @@ def token_texts(item: dict[str, Any]) -> list[str]:
     return ["".join(text for text, is_mark in token["parts"] if not is_mark) for token in item["tokens"]]
 
 
+def shown_number(text: str) -> float:
+    """A number as the page writes it, such as `1,234` or `−4.2×10⁻⁵`."""
+    digits, _, power = text.replace(",", "").replace("−", "-").partition("×10")
+    return float(f"{digits}e{power.translate(_SUPERSCRIPTS)}" if power else digits)
+
+
 class Parsed(HTMLParser):
     """HTML as a browser reads it: its text, and its tags with their attributes."""
 
@@ -111,6 +130,7 @@ class Parsed(HTMLParser):
         self.texts: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
+        self._is_in_cell = False
         self.feed(html)
         self.close()
 
@@ -124,8 +144,12 @@ class Parsed(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
+            self._is_in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_in_cell = self._is_in_cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
-        if self.rows and self.rows[-1]:
+        if self._is_in_cell:
             self.rows[-1][-1] += data

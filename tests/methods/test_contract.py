@@ -150,6 +150,64 @@ def test_a_second_run_is_equal_to_the_bit(name, results, bench, tmp_path):
         assert read_table(again.folder / "tables" / f"{table}.parquet").equals(first.table(table)), table
 
 
+def test_it_draws_a_page_of_its_own(name, results):
+    pytest.importorskip("duckdb")
+    from streamlit.testing.v1 import AppTest
+
+    def page(name, folder):
+        from pathlib import Path
+
+        from diffing.core.method import load_method
+        from diffing.core.result import Result
+
+        load_method(name).view(Result(Path(folder)))
+
+    assert load_method(name).view is not None
+    for null_pair in ("none", "identical"):
+        app = AppTest.from_function(page, default_timeout=60, args=(name, str(results(name, null_pair).folder))).run()
+        assert not app.exception, [e.value for e in app.exception]
+        (choice,) = [c for c in app.segmented_control if c.key == "part"]
+        assert len(choice.options) > 1
+        for part in choice.options[1:]:
+            assert not app.segmented_control(key="part").set_value(part).run().exception, part
+            assert len(app.main) > 2
+
+
+def test_a_probe_gives_a_value_for_every_token(name, results, bench):
+    from diffing.core.probing import TokenValues
+    from diffing.core.specs import CorpusSpec
+    from diffing.data.documents import documents_from_texts
+    from diffing.data.tokens import tokenize_documents
+
+    method = load_method(name)
+    if method.probe is None:
+        return
+    pair = diffing.load_pair(str(bench.base), adapter=str(bench.adapter), device_map="cpu")
+    documents = documents_from_texts("text", [sentences(1)[0]["text"]])
+    corpus = tokenize_documents({"text": documents}, CorpusSpec(datasets=()), pair.tokenizer, pair.rules)
+    found = method.probe(pair, corpus.sequences[0])
+    assert found
+    assert len({(v.name, v.layer) for v in found}) == len(found)
+    for values in found:
+        assert isinstance(values, TokenValues)
+        assert len(values.values_T) == len(corpus.sequences[0].ids)
+        assert any(v for v in values.values_T if v is not None)
+        assert values.is_signed or all(v is None or v >= 0 for v in values.values_T)
+
+
+def test_vectors_are_tensors_of_the_result(name, results):
+    method, result = load_method(name), results(name)
+    if method.vectors is None:
+        return
+    vectors = method.vectors(result)
+    assert vectors
+    assert len({v.tensor for v in vectors}) == len({v.label for v in vectors}) == len(vectors)
+    for vector in vectors:
+        tensor = result.tensor(vector.tensor)
+        assert tensor.ndim == 1
+        assert float(tensor.double().norm()) == pytest.approx(vector.norm, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_importing_it_imports_no_other(name):
     code = (

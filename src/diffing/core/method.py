@@ -7,7 +7,8 @@ group `diffing.methods`. Choosing one imports no other.
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,13 @@ def method_names() -> list[str]:
     """Names of all installed methods, built in and from entry points."""
     package = Path(__file__).parents[1] / "methods"
     built_in = {p.parent.name for p in package.glob("*/__init__.py")}
-    return sorted(built_in | {e.name for e in entry_points(group=ENTRY_POINT_GROUP)})
+    return sorted(built_in | {e.name for e in _installed()})
+
+
+@cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """Methods of other packages; looking for them takes longer than a page may."""
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
 
 
 def load_method(name: str) -> MethodSpec:
@@ -143,7 +150,7 @@ def load_method(name: str) -> MethodSpec:
         if name in PLANNED:
             raise UserError(f"Method {name} is not built yet; what works now: diffing/method={','.join(names)}.")
         raise UserError(f"There is no method {name!r}: {did_you_mean(name, names)}")
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
+    for entry in _installed():
         if entry.name == name:
             return entry.load()
     return importlib.import_module(f"diffing.methods.{name}").METHOD

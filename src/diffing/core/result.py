@@ -99,13 +99,16 @@ class Result:
         """
         if not self._names("tensors", ".safetensors"):
             raise UserError(f"Result {self.folder} has no tensor {name!r}; it has no tensors.")
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(self.path(_TENSORS), framework="pt") as file:
-            names = list(file.keys())
-            if name not in names:
-                raise UserError(f"Result {self.folder} has no tensor {name!r}: {did_you_mean(name, names)}")
-            return file.get_tensor(name)
+        try:
+            with safe_open(self.path(_TENSORS), framework="pt") as file:
+                names = list(file.keys())
+                if name not in names:
+                    raise UserError(f"Result {self.folder} has no tensor {name!r}: {did_you_mean(name, names)}")
+                return file.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{self.folder / _TENSORS} is corrupt ({error}); {_REMEDY}.") from None
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures by name."""

@@ -44,7 +44,9 @@ def main(launch: Launch) -> None:
         for name, title, icon in PAGES
     }
     remember(pages)
-    st.navigation(list(pages.values()), position="top").run()
+    chosen = st.navigation(list(pages.values()), position="top")
+    st.set_page_config(page_title=f"{chosen.title} · diffing")
+    chosen.run()
     _footer(site)
 
 

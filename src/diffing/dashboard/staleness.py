@@ -15,7 +15,7 @@ from diffing.core.method import load_method
 from diffing.core.runs import SCHEMA
 from diffing.core.specs import is_embedded, is_local
 
-_WEIGHTS = (".safetensors", ".gguf", ".json", ".jinja", ".model")
+_READ = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".jsonl", ".parquet", ".csv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def _local_paths(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         (what, "/".join(filter(None, (pair[f"{side}_id"], (facts.get(side) or {}).get("subfolder")))))
         for side, what in (("base", "base model"), ("finetuned", "finetuned model"))
     ]
-    text = (manifest["config"].get("data") or {}).get("path")
-    named += [("text", text)] if isinstance(text, str) else []
+    named += [("text", dataset["id"]) for dataset in (manifest["data"].get("spec") or {}).get("datasets") or ()]
     return [(what, path) for what, path in named if path and not is_embedded(path) and is_local(path)]
 
 
@@ -103,7 +102,7 @@ def _last_change(path: Path) -> float | None:
     try:
         if path.is_file():
             return path.stat().st_mtime
-        times = [p.stat().st_mtime for p in path.iterdir() if p.suffix in _WEIGHTS]
+        times = [p.stat().st_mtime for p in path.iterdir() if p.suffix in _READ]
     except OSError:
         return None
     return max(times, default=None)

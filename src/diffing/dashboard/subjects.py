@@ -51,8 +51,11 @@ def spec_of(site: Site, subject: Subject, entries: Iterable[Entry]) -> PairSpec:
     entry = next((e for e in entries if e.is_readable and Subject(e.model, e.organism, e.variant) == subject), None)
     if entry is None:
         raise UserError(f"There is no pair {subject.name} on {subject.model}; choose one of the list.")
-    values = _overridden(Result(entry.folder).manifest["config"], site.launch.overrides)
-    return plan_pair_spec(parse(RunConfig, values))[0]
+    manifest = Result(entry.folder).manifest
+    values = _overridden(manifest["config"], site.launch.overrides)
+    return plan_pair_spec(parse(RunConfig, {**values, "organism": _with_source(values["organism"], manifest["pair"])}))[
+        0
+    ]
 
 
 def options(subject: Subject) -> tuple[str, ...]:
@@ -87,6 +90,15 @@ def _started_with(site: Site) -> list[Subject]:
     except UserError:
         return []
     return [Subject(model_label(pair.model), organism_label(pair), pair.variant)]
+
+
+def _with_source(organism: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
+    """An organism with its finetuned model; of a run made from Python, only what was compared says which it was."""
+    if organism.get("finetuned") or organism.get("models"):
+        return organism
+    facts = (pair.get("facts") or {}).get("finetuned") or {}
+    found = {key: facts.get(key) for key in ("subfolder", "revision")}
+    return {**organism, "finetuned": pair["finetuned_id"], **found}
 
 
 def _overridden(config: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -29,6 +29,11 @@ def flowing(text: str) -> Markup:
     return Markup("").join(_flow(c, text) for c in text)
 
 
+def spelled(text: str) -> str:
+    """Plain text whose invisible characters, and those that reorder it, are spelled out; white space stays."""
+    return "".join(c if c.isspace() else _mark(c, text) or c for c in text)
+
+
 def visible(text: str) -> str:
     """A token as plain text with every space, newline and invisible character as a mark."""
     return "".join(_mark(c, text) or c for c in text)

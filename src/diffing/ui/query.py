@@ -15,6 +15,7 @@ Operator = Literal["is one of", "contains", "at least", "at most"]
 T = TypeVar("T")
 _FEW = 40
 _ROW = "file_row_number"
+_DAMAGE = (duckdb.Error, duckdb.IOException, duckdb.InvalidInputException)  # the first: a footer that is not one
 _SETTINGS = {
     "threads": 2, "memory_limit": "256MB", "temp_directory": "", "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -70,12 +71,23 @@ def count(path: Path, query: Query, known: Sequence[Column]) -> int:
 
 
 def page(path: Path, query: Query, known: Sequence[Column], offset: int, size: int) -> pa.Table:
-    """`size` rows from `offset` on."""
+    """`size` rows from `offset` on.
+
+    Their numbers are found first, from the columns that decide alone: a late page of whole rows would not fit.
+    """
     where, values = _where(query, known)
     by = f"{_quoted(query.order, known)} {'DESC' if query.descending else 'ASC'} NULLS LAST, " if query.order else ""
-    sql = f"SELECT * EXCLUDE ({_ROW}) FROM read_parquet(?, {_ROW}=true){where} ORDER BY {by}{_ROW} LIMIT ? OFFSET ?"
+    source = f"FROM read_parquet(?, {_ROW}=true)"
     with _connection() as db:
-        return _read(lambda: db.sql(sql, params=[_pattern(path), *values, size, offset]).to_arrow_table(), path)
+        if where or by:
+            found = f"SELECT {_ROW} {source}{where} ORDER BY {by}{_ROW} LIMIT ? OFFSET ?"
+            numbers = [row[0] for row in _rows(db, found, [*values, size, offset], path)]
+        else:
+            numbers = list(range(offset, offset + size))
+        sql = f"SELECT * {source} WHERE {_ROW} IN (SELECT unnest(?))"
+        rows = _read(lambda: db.sql(sql, params=[_pattern(path), numbers]).to_arrow_table(), path)
+    place = {number: i for i, number in enumerate(rows[_ROW].to_pylist())}
+    return rows.drop_columns([_ROW]).take(pa.array([place[n] for n in numbers if n in place], pa.int64()))
 
 
 def choices(path: Path, column: str, known: Sequence[Column]) -> list[Any]:
@@ -120,7 +132,11 @@ def _read(read: Callable[[], T], path: Path) -> T:
         return read()
     except duckdb.ConversionException:
         raise UserError("A filter's value does not fit its column; change or clear it.") from None
-    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+    except duckdb.OutOfMemoryException:
+        raise UserError("The table is too long for this order so far down; filter it, or download it.") from None
+    except duckdb.Error as error:
+        if type(error) not in _DAMAGE:
+            raise
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"Table {path} cannot be read ({reason}); run again with overwrite=true.") from None
 

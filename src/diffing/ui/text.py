@@ -9,15 +9,20 @@ from collections.abc import Iterable
 import streamlit as st
 from markupsafe import Markup, escape
 
-from diffing.display.token_marks import flowing
+from diffing.display.token_marks import flowing, spelled
 
 _TAME = re.compile(r"(?:[^\W_]|(?<=\w)_(?=\w)|[ ,·‖Δ])*")
+_REWRITTEN = re.compile(r"--|->|<-|:streamlit:|www\.|://|@")
 _SPECIAL = re.compile(r"([!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~])")
 
 
 def plain(text: str) -> str:
-    """`text` for a place that reads Markdown (labels, captions, messages): shown as it is, on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    """`text` for a place that reads Markdown (labels, captions, messages): shown as it is, on one line.
+
+    Streamlit rewrites some words after Markdown is read (`--`, `->`, addresses): these are set as code.
+    """
+    words = spelled(text).split()
+    return " ".join(code(word) if _REWRITTEN.search(word) else _SPECIAL.sub(r"\\\1", word) for word in words)
 
 
 def label(text: str) -> str:
@@ -27,13 +32,14 @@ def label(text: str) -> str:
 
 def code(text: str) -> str:
     """`text` as inline code in Markdown."""
+    text = spelled(text)
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
     return f"{fence} {' '.join(text.split())} {fence}"
 
 
 def paragraph(text: str, kind: str = "") -> None:
     """A paragraph of text; `kind` is a class of `page.css`."""
-    st.html(Markup('<p class="d-text {}">{}</p>').format(kind, text))
+    st.html(Markup('<p class="d-text {}">{}</p>').format(kind, spelled(text)))
 
 
 def quote(text: str, marks: Iterable[tuple[int, int]] = ()) -> None:

@@ -62,7 +62,8 @@ def _choose(entries: Sequence[Entry]) -> Entry:
     wanted = st.query_params.get("run")
     entry = by_id.get(wanted or "")
     if entry is None:
-        entry = next((e for e in entries if e.is_readable), entries[0])
+        readable = [e for e in entries if e.is_readable]
+        entry = next((e for e in readable if e.null_pair == "none"), (readable or entries)[0])
         if wanted:
             st.warning(f"There is no run {plain(wanted)} here; this is the newest one.")
     candidates = list(entries)
@@ -113,7 +114,7 @@ def _head(entry: Entry, result: Result | None = None, method: MethodSpec | None 
     described = organism.get("description") if isinstance(organism, dict) and entry.null_pair == "none" else None
     paragraph(about)
     if described:
-        paragraph(f"{entry.organism}: {described}", "d-muted")
+        paragraph(f"{entry.organism}: {described.replace('`', '')}", "d-muted")
     links = [link(url, text) for url, text in outside(entry)]
     if base := hub_model(entry.base_id, entry.origins[0]):
         links.insert(0, link(base, "base model"))
