@@ -21,7 +21,7 @@ TITLES = {
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_with_results(page, visit, results_dir):
     app = fine(visit(results_dir, page))
-    assert unescaped(app.title[0].value) == TITLES.get(page, "custom · null-identical against base")
+    assert unescaped(app.title[0].value) == TITLES.get(page, "full against base")
     assert f"Results in {results_dir}" in app.caption[-1].value.replace("\\", "")
     assert "nothing is sent anywhere else" in app.caption[-1].value
 
