@@ -11,14 +11,28 @@ from jaxtyping import install_import_hook
 from workbench import Bench, Outcome, sentences, write_jsonl
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+_all_slow: dict[Path, bool] = {}
 install_import_hook(["diffing.analysis", "diffing.data"], "beartype.beartype")
 
 
-@pytest.fixture(autouse=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note which modules hold slow tests alone."""
+    for item in items:
+        quick = item.get_closest_marker("slow") is None
+        _all_slow[item.path] = _all_slow.get(item.path, True) and not quick
+
+
+@pytest.fixture(scope="module", autouse=True)
 def threads(request: pytest.FixtureRequest) -> None:
-    """Tiny models on one thread, since more only wait for each other; what is slow may have all cores."""
-    if (torch := sys.modules.get("torch")) is not None:
-        is_slow = request.node.get_closest_marker("slow") is not None
+    """Tiny models have one thread, since more only wait for each other; a module of slow tests alone has all cores.
+
+    Never a change within a module: results are equal to the bit for one number of threads.
+    """
+    is_slow = _all_slow.get(request.node.path, False)
+    if is_slow or "torch" in sys.modules:
+        import torch
+
         torch.set_num_threads((os.cpu_count() or 1) if is_slow else 1)
 
 
