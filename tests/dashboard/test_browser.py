@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from browsing import LOOKS, NARROW, ROOT, Server, Tab, chromium, chromium_path, environment, server, tab
@@ -70,6 +71,13 @@ def seen(browser, dashboard) -> Iterator[Tab]:
     yield opened
     opened.check()
     opened.page.context.close()
+
+
+@pytest.fixture
+def kl_run(base_dir) -> str:
+    """The id of the run of kl on caps, as links hold it."""
+    (folder,) = (base_dir / "results" / "smollm2_135M" / "caps" / "kl").iterdir()
+    return quote(folder.relative_to(base_dir / "results").as_posix(), safe="")
 
 
 def texts_of(found: Locator) -> list[str]:
@@ -152,8 +160,8 @@ def test_every_part_of_a_result_is_drawn(seen, method, parts):
         seen.pictures(PICTURES, f"result-{method}-{part.lower().replace(' ', '-')}", LOOKS[:2])
 
 
-def test_arrow_keys_read_a_heat_map(seen):
-    seen.open("result?part=Examples")
+def test_arrow_keys_read_a_heat_map(seen, kl_run):
+    seen.open(f"result?run={kl_run}&part=Examples")
     example = seen.page.locator(".map").first
     detail, here = example.locator(".detail"), example.locator(".t.at")
     example.locator(".t").first.focus()
@@ -169,8 +177,8 @@ def test_arrow_keys_read_a_heat_map(seen):
     assert detail.inner_text() == read[0]
 
 
-def test_a_table_is_filtered_and_the_link_keeps_it(seen):
-    seen.open("result?part=Every+token")
+def test_a_table_is_filtered_and_the_link_keeps_it(seen, kl_run):
+    seen.open(f"result?run={kl_run}&part=Every+token")
     told = seen.page.get_by_text(re.compile(r"^Rows 1 to \d+ of [\d,]+$"))
     whole = told.inner_text()
     seen.show("chat", group="dataset")
@@ -261,14 +269,15 @@ def test_both_models_are_steered_once(seen):
     "path",
     [
         "?view=list&q=caps&method=kl",
-        "result?part=Examples&dataset=chat&ranking=largest+mean+KL",
-        "result?show=Tables&table=document_scores&table_document_scores_search=chat",
+        "result?run=KL&part=Examples&dataset=chat&ranking=largest+mean+KL",
+        "result?run=KL&show=Tables&table=document_scores&table_document_scores_search=chat",
         "compare?how=methods+on+one+pair&show=Tokens&k=20",
         "try_it?pair=caps&text=The+Pantheon+stands.&first=base&tokens=7",
         "steer?pair=caps&strength=-1.5&where=fading&fade=8&prompt=Mix+the+mortar.",
     ],
 )
-def test_a_link_shows_the_same_view_again(seen, path):
+def test_a_link_shows_the_same_view_again(seen, kl_run, path):
+    path = path.replace("run=KL", f"run={kl_run}")
     seen.open(path)
     url, shown = seen.page.url, view_of(seen)
     for part in path.partition("?")[2].split("&"):
