@@ -55,7 +55,7 @@ class Look(NamedTuple):
     scheme: str
 
 
-LOOKS = (Look("1280", WIDE, "light"), Look("400", NARROW, "light"), Look("1280-dark", WIDE, "dark"))
+LIGHT, SMALL, DARK = Look("1280", WIDE, "light"), Look("400", NARROW, "light"), Look("1280-dark", WIDE, "dark")
 
 
 def chromium_path() -> str | None:
@@ -183,8 +183,8 @@ class Tab:
         expect(found).to_be_visible(timeout=PATIENCE_MS)
         return found
 
-    def pictures(self, folder: Path, name: str, looks: Sequence[Look] = LOOKS) -> None:
-        """The whole page in several looks; in none must it have to be scrolled sideways."""
+    def pictures(self, folder: Path, name: str, looks: Sequence[Look] = (SMALL, DARK, LIGHT)) -> None:
+        """The whole page in several looks; in none must it have to be scrolled sideways. The last one stays."""
         for look in looks:
             self.wear(look)
             height = min(self.page.evaluate(_HEIGHT) + 20, 6000)
@@ -193,7 +193,6 @@ class Tab:
             folder.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=folder / f"{name}-{look.name}.png")
             assert self.fits(), f"{name} in {look.name}: the page is wider than the window"
-        self.wear(LOOKS[0])
 
     def wear(self, look: Look) -> None:
         """Change width and colours."""
@@ -216,7 +215,7 @@ class Tab:
             self.faults.append(f"a request to another host: {url}")
 
 
-def tab(browser: Browser, url: str, look: Look = LOOKS[0], **device: Any) -> Tab:
+def tab(browser: Browser, url: str, look: Look = LIGHT, **device: Any) -> Tab:
     """A new tab, with a memory of its own; `device` as Playwright describes one."""
     size = {"width": look.width, "height": 900}
     context = browser.new_context(**{"viewport": size, "color_scheme": look.scheme, **device})

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browsing import LOOKS, NARROW, ROOT, Server, Tab, chromium, chromium_path, environment, server, tab
+from browsing import LIGHT, NARROW, ROOT, SMALL, Server, Tab, chromium, chromium_path, environment, server, tab
 from playwright.sync_api import Browser, Locator, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -111,14 +111,14 @@ def test_every_page_opens_at_both_widths(seen, path, title):
     seen.open(path)
     expect(seen.page.locator("h1")).to_contain_text(title)
     expect(seen.page).to_have_title(re.compile(r"^(Overview|Result|Compare|Try it|Chat|Steer)"))
-    seen.wear(LOOKS[1])
+    seen.wear(SMALL)
     assert seen.fits()
     if path in ("", "result"):
         seen.pictures(PICTURES, path or "overview")
 
 
 def test_the_pages_are_reached_from_one_another_on_a_phone(browser, dashboard):
-    narrow = tab(browser, dashboard.url, LOOKS[1], is_mobile=True, has_touch=True, user_agent=PHONE)
+    narrow = tab(browser, dashboard.url, SMALL, is_mobile=True, has_touch=True, user_agent=PHONE)
     narrow.open("compare")
     for name, title in (("Steer", "Steer both models"), ("Overview", "What did finetuning change?")):
         narrow.page.get_by_test_id("stExpandSidebarButton").click()
@@ -157,7 +157,7 @@ def test_every_part_of_a_result_is_drawn(seen, method, parts):
     seen.choose("Method", method)
     for part in (*parts, "Tables", "How it was made"):
         seen.show(part)
-        seen.pictures(PICTURES, f"result-{method}-{part.lower().replace(' ', '-')}", LOOKS[:2])
+        seen.pictures(PICTURES, f"result-{method}-{part.lower().replace(' ', '-')}", (SMALL, LIGHT))
 
 
 def test_arrow_keys_read_a_heat_map(seen, kl_run):
@@ -211,7 +211,7 @@ def test_compare_shows_every_part_of_two_organisms_and_of_two_methods(seen):
         seen.show(how)
         for part in parts:
             seen.show(part)
-            seen.pictures(PICTURES, f"compare-{how.partition(' ')[0]}-{part.lower()}", LOOKS[1:2])
+            seen.pictures(PICTURES, f"compare-{how.partition(' ')[0]}-{part.lower()}", (SMALL, LIGHT))
     seen.show("Headline")
     seen.pictures(PICTURES, "compare")
 
