@@ -81,7 +81,7 @@ def test_an_option_that_does_not_fit_is_one_sentence(page, override, parts, visi
 
 def matrix_of(app):
     """Rows of the Overview's matrix by name, with their cells by column."""
-    (data,) = components(app, "diffing_matrix")
+    ((data,),) = components(app, "diffing_matrix")
     return {row["name"]: dict(zip(data["columns"], row["cells"], strict=True)) for row in data["rows"]}
 
 

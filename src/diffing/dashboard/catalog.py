@@ -118,7 +118,12 @@ class Catalog:
     def _read(self, folder: Path, manifest: Any) -> Entry | None:
         entry = _placed(folder, self.base_dir / "results")
         if manifest is not None:
-            return _finished(entry)
+            try:
+                result = Result(folder)
+            except UserError as error:
+                return replace(entry, reason=str(error), when=_modified(folder))
+            self._staleness.learn(folder, manifest[0], result.manifest)
+            return _finished(entry, result.manifest)
         status, reason = run_status(folder)
         if status in ("none", "done"):
             return None
@@ -169,12 +174,7 @@ def _placed(folder: Path, results: Path) -> Entry:
     return Entry(name, folder, model, organism, variant or "default", method, "damaged")
 
 
-def _finished(entry: Entry) -> Entry:
-    try:
-        result = Result(entry.folder)
-    except UserError as error:
-        return replace(entry, reason=str(error), when=_modified(entry.folder))
-    manifest = result.manifest
+def _finished(entry: Entry, manifest: dict[str, Any]) -> Entry:
     pair, config = manifest["pair"], manifest["config"]
     facts = pair.get("facts") or {}
     return replace(

@@ -41,6 +41,10 @@ class Staleness:
         """Start a listing: files are looked at anew."""
         self._changed = {}
 
+    def learn(self, folder: Path, modified_ns: int, manifest: dict[str, Any]) -> None:
+        """Take from a manifest that was read anyway, not older than `modified_ns`, what `reason` would read again."""
+        self._inputs[folder] = (modified_ns, _inputs(manifest))
+
     def reason(self, folder: Path) -> str | None:
         """Why the result in `folder` is stale, in one sentence; None when it is not."""
         inputs = self._of(folder)

@@ -25,7 +25,7 @@ const cellOf = (cell, open) => {
 };
 
 export default function (component) {
-  const { data, parentElement, setTriggerValue } = component;
+  const { data: [data], parentElement, setTriggerValue } = component;
   const root = parentElement.querySelector(".root");
   const shown = JSON.stringify(data);
   if (root.dataset.shown === shown) return;

@@ -36,7 +36,8 @@ class Row:
 def matrix(label: str, corner: str, columns: Sequence[str], rows: Sequence[Row], key: str) -> str | None:
     """Draw the table; gives the id of the cell that was just clicked."""
     data = {"label": label, "corner": corner, "columns": list(columns), "rows": [_row(r) for r in rows]}
-    found = _component()(key=key, data=data, on_open_change=lambda: None)
+    # In a list: to look for tables in a dictionary, Streamlit imports pandas while the first page is waited for.
+    found = _component()(key=key, data=[data], on_open_change=lambda: None)
     chosen = found.get("open")
     return chosen if isinstance(chosen, str) else None
 

@@ -61,8 +61,13 @@ def _ended(job: Job) -> None:
 
 def new_run(site: Site, is_first: bool = False) -> None:
     """The form that starts a run, and the command that does the same in a terminal."""
+    form = st.expander(
+        "Start a run", expanded=is_first, icon=":material/play_arrow:", key="run_form", on_change="rerun"
+    )
+    if not form.open:
+        return  # what it holds would take a fifth of the page's time
     known = configured()
-    with st.expander("Start a run", expanded=is_first, icon=":material/play_arrow:"):
+    with form:
         first, second, third, fourth = st.columns(4)
         models = list(dict.fromkeys(s.model for s in known))
         model = first.selectbox("Base", models, key="run_model")
