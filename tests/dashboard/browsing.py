@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import TimeoutError as NotThere
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -161,8 +162,13 @@ class Tab:
 
     def choose(self, label: str, option: str) -> None:
         """An option of a selector."""
-        self.page.get_by_role("combobox", name=label, exact=True).click()
-        self.page.get_by_role("option", name=option, exact=True).click()
+        offered = self.page.get_by_role("option", name=option, exact=True)
+        for _ in range(3):
+            self.page.get_by_role("combobox", name=label, exact=True).click()
+            with suppress(NotThere):
+                offered.wait_for(timeout=10_000)
+                break  # a list that is opened while the page is being drawn is closed by that
+        offered.click()
         self.settle()
 
     def show(self, name: str, group: str | None = None) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from diffing.core.blocks import Table
 from diffing.core.result import Result
@@ -18,11 +17,13 @@ from diffing.dashboard.site import Site
 from diffing.ui.evidence import example_heatmap
 from diffing.ui.figures import plotly
 from diffing.ui.html_tables import table
+from diffing.ui.kept import kept_choice, kept_choices
 from diffing.ui.parts import examples, one_of, part
 from diffing.ui.scales import headline_figure, on_common_scales
 from diffing.ui.text import paragraph, plain
 
 _MOST = 4
+_ABOUT = f"At most {_MOST}; of each the newest finished run."
 _HEADS = (10, 20, 50, 100, 200)
 _SHOWN_ROWS = 40
 Named = Sequence[tuple[str, Result]]
@@ -37,7 +38,7 @@ def page(site: Site) -> None:
         page_link("overview", "Overview", ":material/grid_view:")
         return
     how = one_of("Compare", ["organisms by one method", "methods on one pair"], "how", is_labelled=False)
-    model = st.selectbox("Base model", list(dict.fromkeys(e.model for e in entries)), key="base", bind="query-params")
+    model = kept_choice(st.container(), "Base model", list(dict.fromkeys(e.model for e in entries)), "base")
     mine = [e for e in entries if e.model == model]
     chosen = _organisms(mine) if how.startswith("organisms") else _methods(mine)
     if len(chosen) < 2:
@@ -58,12 +59,12 @@ def page(site: Site) -> None:
 def _organisms(entries: Sequence[Entry]) -> list[tuple[str, Entry]]:
     left, right = st.columns([1, 3])
     methods = sorted({e.method for e in entries}, key=lambda m: -len({e.label for e in entries if e.method == m}))
-    _forget("method", methods)
-    method = left.selectbox("Method", methods, key="method", bind="query-params")
+    method = kept_choice(left, "Method", methods, "method")
     fitting = [e for e in entries if e.method == method]
     labels = list(dict.fromkeys(e.label for e in fitting))
     nulls = {e.label for e in fitting if e.null_pair != "none"}
-    picked = _pick(right, "Organisms", labels, "organisms", [label for label in labels if label not in nulls])
+    likely = [label for label in labels if label not in nulls]
+    picked = kept_choices(right, "Organisms", labels, "organisms", default=likely, most=_MOST, about=_ABOUT)
     by_label = {label: newest([e for e in fitting if e.label == label]) for label in picked}
     return [(label, entry) for label, entry in by_label.items() if entry is not None]
 
@@ -72,29 +73,12 @@ def _methods(entries: Sequence[Entry]) -> list[tuple[str, Entry]]:
     left, right = st.columns([1, 3])
     counts = {e.label: len({o.method for o in entries if o.label == e.label}) for e in entries}
     labels = sorted(counts, key=lambda label: -counts[label])
-    _forget("pair", labels)
-    label = left.selectbox("Pair", labels, key="pair", bind="query-params")
+    label = kept_choice(left, "Pair", labels, "pair")
     fitting = [e for e in entries if e.label == label]
     methods = sorted({e.method for e in fitting})
-    picked = _pick(right, "Methods", methods, "methods", methods)
+    picked = kept_choices(right, "Methods", methods, "methods", default=methods, most=_MOST, about=_ABOUT)
     by_method = {method: newest([e for e in fitting if e.method == method]) for method in picked}
     return [(method, entry) for method, entry in by_method.items() if entry is not None]
-
-
-def _pick(place: DeltaGenerator, label: str, options: list[str], key: str, likely: list[str]) -> list[str]:
-    _forget(key, options)
-    return place.multiselect(
-        label, options, default=likely[:_MOST], max_selections=_MOST, key=key, bind="query-params",
-        help=f"At most {_MOST}; of each the newest finished run.",
-    )  # fmt: skip
-
-
-def _forget(key: str, options: Sequence[str]) -> None:
-    """Drop a choice of before that is no longer offered."""
-    value = st.session_state.get(key)
-    kept = [v for v in value if v in options] if isinstance(value, list) else value
-    if (isinstance(value, list) and kept != value) or (isinstance(value, str) and value not in options):
-        del st.session_state[key]
 
 
 def _links(chosen: Sequence[tuple[str, Entry]]) -> None:
@@ -186,6 +170,7 @@ def _examples(named: Named) -> None:
     if not found:
         st.info("No text is among the examples of two of these results.")
         return
-    paragraph(f"{len(found)} texts are among the examples of two or more; each is shown as every result coloured it.")
+    texts = "1 text is" if len(found) == 1 else f"{len(found)} texts are"
+    paragraph(f"{texts} among the examples of two or more; each is shown as every result coloured it.")
     items = [example_heatmap(e, f"{label} · ") for shared in found for label, e in shared.by_result]
     examples(items, max(i.maximum for i in items), "each text on its own scale", "compared")

@@ -14,6 +14,7 @@ from diffing.dashboard.catalog import Entry
 from diffing.dashboard.subjects import Subject
 from diffing.dashboard.uploads import MOST_BYTES, uploaded_vectors
 from diffing.display.numbers import number
+from diffing.ui.kept import kept_choice
 from diffing.ui.parts import one_of
 from diffing.ui.text import code, paragraph, plain
 
@@ -63,10 +64,8 @@ def _from_result(subject: Subject, entries: Sequence[Entry]) -> Direction | None
         )
         return None
     left, right = st.columns([1, 2])
-    if st.session_state.get("of") not in (None, *offering):
-        del st.session_state["of"]
-    run = left.selectbox(
-        "Result", list(offering), key="of", bind="query-params",
+    run = kept_choice(
+        left, "Result", list(offering), "of",
         format_func=lambda i: f"{offering[i].method} · {i.rpartition('/')[2][:8]} · {offering[i].n_tokens:,} tokens",
     )  # fmt: skip
     result = Result(offering[run].folder)
@@ -74,23 +73,19 @@ def _from_result(subject: Subject, entries: Sequence[Entry]) -> Direction | None
     if not vectors:
         st.info("This result holds no directions in the residual stream; choose another, or upload a vector.")
         return None
-    if st.session_state.get("vector") not in (None, *vectors):
-        del st.session_state["vector"]
-    default = _likely(list(vectors.values()))
     chosen = vectors[
-        right.selectbox(
-            "Vector", list(vectors), index=list(vectors).index(default.tensor), key="vector", bind="query-params",
-            on_change=_follow, args=({v.tensor: v.layer for v in vectors.values()},),
-            format_func=lambda t: vectors[t].label,
+        kept_choice(
+            right, "Vector", list(vectors), "vector", default=_likely(list(vectors.values())).tensor,
+            format_func=lambda t: vectors[t].label, then=lambda t: _add_at(vectors[t].layer),
         )
     ]  # fmt: skip
     st.caption(plain(f"Norm {number(chosen.norm)}; {chosen.note}" if chosen.note else f"Norm {number(chosen.norm)}"))
     return Direction(chosen.label, chosen.layer, result, chosen.tensor)
 
 
-def _follow(layers: dict[str, int]) -> None:
+def _add_at(layer: int) -> None:
     """Another vector is added where it was measured, until another layer is chosen."""
-    st.session_state["steer_layer"] = layers[st.session_state["vector"]]
+    st.session_state["steer_layer"] = layer
 
 
 def _is_of(entry: Entry, subject: Subject) -> bool:

@@ -13,6 +13,7 @@ from diffing.dashboard.moving import go
 from diffing.dashboard.pages.runs import new_run, running
 from diffing.dashboard.site import Site
 from diffing.display.numbers import ago, number
+from diffing.ui.kept import kept_choice
 from diffing.ui.matrix import Cell, Row, glyph, matrix
 from diffing.ui.text import code, link, plain
 
@@ -49,7 +50,7 @@ def _chosen(entries: Sequence[Entry]) -> list[Entry]:
     """The entries that the controls at the top let through."""
     models = list(dict.fromkeys(e.model for e in entries))
     first, second, third, fourth = st.columns([2, 2, 2, 2])
-    model = first.selectbox("Base model", models, key="model", bind="query-params")
+    model = kept_choice(first, "Base model", models, "model")
     search = second.text_input("Search organisms", key="q", bind="query-params", max_chars=100, type="search")
     states = third.multiselect("State", STATUSES, key="state", bind="query-params", placeholder="any")
     methods = fourth.multiselect(

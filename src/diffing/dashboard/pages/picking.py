@@ -9,6 +9,7 @@ from diffing.core.specs import PairSpec
 from diffing.dashboard.catalog import Entry
 from diffing.dashboard.site import Site
 from diffing.dashboard.subjects import Subject, spec_of, subjects
+from diffing.ui.kept import kept_choice
 from diffing.ui.text import plain
 
 if TYPE_CHECKING:
@@ -22,11 +23,9 @@ def pick_subject(site: Site, entries: Sequence[Entry]) -> Subject:
     known = subjects(site, entries)
     left, right = st.columns(2)
     models = list(dict.fromkeys(s.model for s in known))
-    model = left.selectbox("Base model", models, key="base", bind="query-params")
+    model = kept_choice(left, "Base model", models, "base")
     fitting = {s.name: s for s in known if s.model == model}
-    if st.session_state.get("pair") not in (None, *fitting):
-        del st.session_state["pair"]
-    name = right.selectbox("Organism", list(fitting), key="pair", bind="query-params")
+    name = kept_choice(right, "Organism", list(fitting), "pair")
     return fitting[name]
 
 

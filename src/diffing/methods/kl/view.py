@@ -21,6 +21,7 @@ def view(result: Result) -> None:
             "Examples": lambda: _examples(result),
             "Every token": lambda: _every_token(result),
         },
+        "Findings",
     )
 
 

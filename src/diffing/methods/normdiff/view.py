@@ -20,6 +20,7 @@ def view(result: Result) -> None:
             "Every token": lambda: _every_token(result),
             "Vectors": lambda: _vectors(result),
         },
+        "Findings",
     )
 
 
