@@ -1,0 +1,1 @@
+"""Sparse autoencoders and crosscoders: modules, training, metrics, files. Input is tensors; knows no language model."""
