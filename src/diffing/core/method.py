@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "diffing.methods"
 PLANNED = (
-    "normdiff",
-    "pca",
-    "sae_difference",
-    "crosscoder",
     "activation_difference_lens",
     "diff_mining",
     "logit_amplification",
@@ -70,7 +66,17 @@ class Needs:
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """What a method computed; the pipeline writes it to the run folder."""
+    """What a method computed; the pipeline writes it to the run folder.
+
+    Args:
+        tables: By name: `tables/<name>.parquet`.
+        evidence: `evidence.json`.
+        summary: `summary.json`.
+        tensors: By name, in `tensors/tensors.safetensors`.
+        notes: Sentences for the reader.
+        facts: JSON values for the manifest.
+        folders: By name, what writes a folder `files/<name>` of other files.
+    """
 
     tables: Mapping[str, "pa.Table"]
     evidence: Evidence
@@ -78,6 +84,7 @@ class MethodOutput:
     tensors: Mapping[str, "Tensor"] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    folders: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,6 +13,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
+@runtime_checkable
 class Advance(Protocol):
     """Moves a bar on by `n` units; `note` replaces the text behind it."""
 

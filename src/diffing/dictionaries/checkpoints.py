@@ -6,6 +6,7 @@ is there.
 
 import json
 import os
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from diffing.core.files import atomic_path
 from diffing.dictionaries.dictionary import Dictionary
 from diffing.dictionaries.schedules import TrainingSpec
 from diffing.dictionaries.spec import DictionarySpec
-from diffing.dictionaries.trainer import Trainer
+from diffing.dictionaries.trainer import StepRow, Trainer
 
 SCHEMA = 1
 _KIND = "diffing dictionary"
@@ -57,6 +58,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, key: str) -> None:
     for i, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors["silent_F"] = trainer.silent_F
+    tensors["history"] = torch.tensor([astuple(row) for row in trainer.history], dtype=torch.float64)
     counters = {n: getattr(trainer, n) for n in ("n_steps", "n_skipped", "n_tokens", "n_thresholds")}
     path = folder / "checkpoint.safetensors"
     last = folder / "checkpoint_before.safetensors"
@@ -95,9 +97,15 @@ def _trainer(path: Path, tensors: dict[str, Tensor], header: dict, device: str |
             state["state"].setdefault(int(number), {})[entry] = value
     trainer.optimizer.load_state_dict(state)
     trainer.silent_F = tensors["silent_F"]
+    trainer.history = [_step_row(values) for values in tensors["history"].tolist()]
     for name, value in header["counters"].items():
         setattr(trainer, name, value)
     return trainer
+
+
+def _step_row(values: list[float]) -> StepRow:
+    step, n_tokens, fve, l0, n_dead, loss, aux, lr = values
+    return StepRow(int(step), int(n_tokens), fve, l0, int(n_dead), loss, aux, lr)
 
 
 def _weights(dictionary: Dictionary) -> dict[str, Tensor]:
@@ -136,7 +144,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
 def _dictionary(path: Path, tensors: dict[str, Tensor], header: dict) -> Dictionary:
     dictionary = Dictionary(parse(DictionarySpec, header["spec"]))
     expected = dictionary.state_dict()
-    own = {k.removeprefix("dictionary."): v for k, v in tensors.items() if not k.startswith(("optimizer.", "silent"))}
+    own = {
+        k.removeprefix("dictionary."): v
+        for k, v in tensors.items()
+        if not k.startswith(("optimizer.", "silent", "history"))
+    }
     wrong = sorted(k for k in expected if k not in own or own[k].shape != expected[k].shape)
     if wrong:
         raise UserError(

@@ -39,6 +39,14 @@ class Codes:
         out_NF = self.value_P.new_zeros(self.n_rows, self.n_latents)
         return out_NF.index_put((self.row_P, self.latent_P), self.value_P)
 
+    def at(self, keep_N: Tensor) -> "Codes":
+        """Of some of the tokens, marked in (N,) bool."""
+        kept_P = keep_N[self.row_P]
+        place_N = keep_N.cumsum(0) - 1
+        return Codes(
+            place_N[self.row_P[kept_P]], self.latent_P[kept_P], self.value_P[kept_P], int(keep_N.sum()), self.n_latents
+        )
+
     def sum_by_latent(self, weight_P: Tensor) -> Tensor:
         """Σ of a quantity of the pairs by latent, (F,), float64."""
         found = np.bincount(

@@ -47,7 +47,7 @@ class Dictionary(nn.Module):
         self.decoder_FMD = nn.Parameter(torch.zeros(f, m, d))
         self.decoder_bias_MD = nn.Parameter(torch.zeros(m, d))
         if spec.sparsity == "jumprelu":
-            self.log_threshold_F = nn.Parameter(torch.full((f,), -3.0))
+            self.log_threshold_F = nn.Parameter(torch.full((f,), -2.0))
         self.register_buffer("scale_M", torch.ones(m) if scale_M is None else scale_M.float().clone())
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("lives_FM", _lives(spec), persistent=False)

@@ -1,6 +1,6 @@
 """What training begins with: the scale of the data, and weights before the first step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from diffing.dictionaries.dictionary import Dictionary
 from diffing.dictionaries.spec import DictionarySpec
 
 Norm = Literal["per_model", "shared"]
+_CONSTANT = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,11 @@ class DataScale:
         """Σ_m tr Cov(x̃^m): what losses are divided by, so that they are 1 − FVE."""
         return float(self.variance_M.sum())
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether all activations of a site are 0."""
+        return bool(((self.variance_M == 0) & (self.mean_MD == 0).all(1)).any())
+
 
 def measure_scale(batches: Iterable[Tensor], norm: Norm = "per_model") -> DataScale:
     """Scale of the data in `batches` (N, M, D); rows that are not finite are left out. Sums are float64.
@@ -44,7 +50,7 @@ def measure_scale(batches: Iterable[Tensor], norm: Norm = "per_model") -> DataSc
         norm: `per_model`: a factor for each site; `shared`: one for all, which keeps their relative size.
 
     Raises:
-        UserError: There are no finite rows, or all are the same or zero.
+        UserError: There are no finite rows.
     """
     n, total_MD, squares_MD, first_MD = 0, None, None, None
     for batch_NMD in batches:
@@ -70,16 +76,25 @@ def measure_scale(batches: Iterable[Tensor], norm: Norm = "per_model") -> DataSc
 
 def _scale(mean_MD: Tensor, variance_M: Tensor, norm: Norm) -> DataScale:
     mean_square_M = variance_M + mean_MD.square().sum(1)
-    if not bool((variance_M > 1e-12 * mean_square_M.clamp_min(1e-300)).all()):
-        sites = ", ".join(str(m) for m in torch.nonzero(variance_M <= 1e-12 * mean_square_M).flatten().tolist())
-        raise UserError(
-            f"The activations are all zero or all the same (site {sites} of {len(variance_M)}): there is nothing to "
-            "learn. Where both models are the same, their difference is zero everywhere."
-        )
     if norm == "shared":
         mean_square_M = mean_square_M.mean().expand_as(mean_square_M)
-    scale_M = (mean_MD.shape[1] / mean_square_M).sqrt()
+    scale_M = torch.where(mean_square_M > 0, mean_MD.shape[1] / mean_square_M, 1.0).sqrt()
     return DataScale(scale_M.float(), (mean_MD * scale_M[:, None]).float(), (variance_M * scale_M.square()).float())
+
+
+def refuse_constant(scale: DataScale, names: Sequence[str]) -> None:
+    """Refuse data from which nothing can be learned.
+
+    Raises:
+        UserError: The activations of a site are all zero, or all the same.
+    """
+    mean_square_M = scale.variance_M + scale.mean_MD.square().sum(1)
+    bad: list[int] = (scale.variance_M <= _CONSTANT * mean_square_M).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"The activations ({', '.join(names[m] for m in bad)}) are the same at every token: there is nothing to "
+            "learn; check the weights, or choose another layer."
+        )
 
 
 def initial_dictionary(spec: DictionarySpec, scale: DataScale, seed: int, row_norm: float = 1.0) -> Dictionary:

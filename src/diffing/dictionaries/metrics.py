@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffing.dictionaries.codes import Codes
 from diffing.dictionaries.dictionary import Dictionary
 
 
@@ -64,31 +65,58 @@ class _Spread:
         return 1 - self.left / spread if spread > 1e-12 * max(self.squares, 1e-300) else float("nan")
 
 
+class Meter:
+    """Gathers `Quality` from rows as they come.
+
+    Args:
+        dictionary: What is measured.
+    """
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        n_sites = dictionary.spec.n_sites
+        self._dictionary = dictionary
+        self._spreads, self._gap = [_Spread() for _ in range(n_sites)], _Spread()
+        self._n = self._n_not_finite = self._n_pairs = 0
+        self._counts_F = np.zeros(dictionary.spec.n_latents, dtype=np.int64)
+
+    def lost(self, n: int) -> None:
+        """Count rows that are not finite."""
+        self._n_not_finite += n
+
+    def add(self, x_NMD: Tensor, codes: Codes, made_NMD: Tensor) -> None:
+        """Take in finite rows in normalised units, their codes, and what these make of them."""
+        if not len(x_NMD):
+            return
+        self._n += len(x_NMD)
+        self._n_pairs += len(codes)
+        self._counts_F += np.bincount(codes.latent_P.cpu().numpy(), minlength=len(self._counts_F))
+        for site, spread in enumerate(self._spreads):
+            spread.add(x_NMD[:, site], made_NMD[:, site])
+        if len(self._spreads) > 1:
+            raw_NMD, raw_made_NMD = (self._dictionary.raw(x.double()) for x in (x_NMD, made_NMD))
+            self._gap.add(raw_NMD[:, -1] - raw_NMD[:, 0], raw_made_NMD[:, -1] - raw_made_NMD[:, 0])
+
+    def quality(self) -> Quality:
+        """Of what was taken in so far."""
+        return Quality(
+            n_tokens=self._n,
+            n_not_finite=self._n_not_finite,
+            fve_M=np.array([s.fve for s in self._spreads]),
+            explained_difference=self._gap.fve if len(self._spreads) > 1 else None,
+            l0=self._n_pairs / max(self._n, 1),
+            frequency_F=self._counts_F / max(self._n, 1),
+        )
+
+
 @torch.no_grad()
 def evaluate(dictionary: Dictionary, batches: Iterable[Tensor]) -> Quality:
     """Measure on batches (N, M, D) of raw activations, as the dictionary is used outside training."""
-    m = dictionary.spec.n_sites
-    spreads, gap = [_Spread() for _ in range(m)], _Spread()
-    n = n_bad = n_pairs = 0
-    counts_F = np.zeros(dictionary.spec.n_latents, dtype=np.int64)
+    meter = Meter(dictionary)
     for raw_NMD in batches:
         x_NMD = dictionary.normalised(raw_NMD)
         fine_N = torch.isfinite(x_NMD).flatten(1).all(1)
-        n_bad += int((~fine_N).sum())
+        meter.lost(int((~fine_N).sum()))
         x_NMD = x_NMD[fine_N]
-        if not len(x_NMD):
-            continue
         codes = dictionary.encode(x_NMD)
-        made_NMD = dictionary.decode(codes)
-        n += len(x_NMD)
-        n_pairs += len(codes)
-        counts_F += np.bincount(codes.latent_P.cpu().numpy(), minlength=len(counts_F))
-        for site, spread in enumerate(spreads):
-            spread.add(x_NMD[:, site], made_NMD[:, site])
-        if m > 1:
-            raw_NMD, raw_made_NMD = dictionary.raw(x_NMD.double()), dictionary.raw(made_NMD.double())
-            gap.add(raw_NMD[:, -1] - raw_NMD[:, 0], raw_made_NMD[:, -1] - raw_made_NMD[:, 0])
-    return Quality(
-        n, n_bad, np.array([s.fve for s in spreads]), gap.fve if m > 1 else None, n_pairs / max(n, 1),
-        counts_F / max(n, 1),
-    )  # fmt: skip
+        meter.add(x_NMD, codes, dictionary.decode(codes))
+    return meter.quality()

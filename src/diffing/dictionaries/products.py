@@ -7,6 +7,7 @@ backward computes for per-sample weights. Equal to the dense products; no tensor
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -44,6 +45,20 @@ def pair_products(left_NE: Tensor, row_P: Tensor, right_FE: Tensor, latent_P: Te
     )
 
 
+def order_by_latent(latent_P: Tensor, n_latents: int) -> Tensor:
+    """Positions of the pairs in the order of their latents, pairs of a latent in theirs.
+
+    NumPy sorts 16-bit integers by counting, some hundred times faster than torch sorts 64-bit ones on the CPU.
+    """
+    if latent_P.device.type != "cpu":
+        return torch.sort(latent_P, stable=True).indices
+    wide_P = latent_P.numpy()
+    order_P = np.argsort(wide_P.astype(np.uint16), kind="stable")
+    if n_latents > 2**16:
+        order_P = order_P[np.argsort((wide_P[order_P] >> 16).astype(np.uint16), kind="stable")]
+    return torch.from_numpy(order_P)
+
+
 class SparseEncode(torch.autograd.Function):
     """ReLU(W (x − b_d) + b_e) at given pairs; the gradient reaches W, b_e and b_d, not x."""
 
@@ -66,7 +81,8 @@ class SparseEncode(torch.autograd.Function):
         centred_NE, weight_FE, row_P, latent_P, value_P = ctx.saved_tensors
         grad_P = grads[0] * (value_P > 0)
         n_latents = len(weight_FE)
-        latents_P, order_P = torch.sort(latent_P, stable=True)
+        order_P = order_by_latent(latent_P, n_latents)
+        latents_P = latent_P[order_P]
         grad_FE = weighted_row_sums(centred_NE, row_P[order_P], latents_P, grad_P[order_P], n_latents)
         grad_F = sums_by_bag(grad_P[order_P], latents_P, n_latents)
         return None, -(grad_F @ weight_FE), grad_FE, grad_F, None, None
@@ -89,6 +105,6 @@ class SparseDecode(torch.autograd.Function):
         grad_P = pair_products(grad_NE, row_P, decoder_FE, latent_P)
         grad_FE = None
         if ctx.needs_input_grad[1]:
-            latents_P, order_P = torch.sort(latent_P, stable=True)
-            grad_FE = weighted_row_sums(grad_NE, row_P[order_P], latents_P, value_P[order_P], len(decoder_FE))
+            order_P = order_by_latent(latent_P, len(decoder_FE))
+            grad_FE = weighted_row_sums(grad_NE, row_P[order_P], latent_P[order_P], value_P[order_P], len(decoder_FE))
         return grad_P, grad_FE, None, None, None

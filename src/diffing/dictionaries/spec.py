@@ -1,6 +1,6 @@
 """What a dictionary is: its shape, its sparsity, its variants."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -40,10 +40,10 @@ class DictionarySpec(Strict):
     n_shared: int = Field(default=0, ge=0)
     shared_ratio: float = Field(default=0.15, gt=0, le=1)
     n_dedicated: int = Field(default=0, ge=0)
-    bandwidth: float = Field(default=0.03, gt=0)
+    bandwidth: float = Field(default=0.1, gt=0)
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "DictionarySpec":
         if self.sparsity in ("batch_topk", "topk") and self.k > self.n_latents:
             raise ValueError(f"k={self.k} is more than the {self.n_latents} latents; lower k or take more latents")
         if self.n_shared + self.n_sites * self.n_dedicated > self.n_latents:

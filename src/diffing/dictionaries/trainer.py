@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from diffing.dictionaries.losses import Jump, count_penalty, dead_reconstruction
 from diffing.dictionaries.schedules import TrainingSpec
 
 MOST_SKIPPED = 10
-_THRESHOLD_MEMORY = 200
+CURVE_POINTS = 200
+_THRESHOLD_MEMORY = 30
 _BIAS_DECAY = 0.9
+_THRESHOLD_PACE = 10.0
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,16 @@ class Trainer:
         n_skipped: Batches that held NaN or infinity.
         silent_F: Tokens since each latent was last active.
         n_tokens: Tokens learned from.
+        history: About `CURVE_POINTS` evenly spaced steps.
     """
 
     def __init__(self, dictionary: Dictionary, spec: TrainingSpec, variance: float) -> None:
         self.dictionary, self.spec, self.variance = dictionary, spec, variance
-        self.optimizer = torch.optim.Adam(
-            dictionary.parameters(), lr=spec.peak_lr(dictionary.spec.n_latents), fused=True
-        )
+        self.optimizer = torch.optim.Adam(_groups(dictionary), lr=spec.peak_lr(dictionary.spec.n_latents), fused=True)
         self.n_steps = self.n_skipped = self.n_tokens = 0
         self.silent_F = torch.zeros(dictionary.spec.n_latents, dtype=torch.int64)
         self.n_thresholds = 0
+        self.history: list[StepRow] = []
 
     @property
     def n_batches(self) -> int:
@@ -102,9 +105,11 @@ class Trainer:
         self._update(lr, dead_F)
         self._count(codes, len(x_NMD))
         row = StepRow(
-            self.n_steps, self.n_tokens, 1 - float(fve_loss.detach()), len(codes) / len(x_NMD), int(dead_F.sum()), total,
-            float(aux.detach()), lr,
+            self.n_steps, self.n_tokens, 1 - float(fve_loss.detach()), len(codes) / len(x_NMD), int(dead_F.sum()),
+            total, float(aux.detach()), lr,
         )  # fmt: skip
+        if self.n_steps % max(1, self.spec.n_steps // CURVE_POINTS) == 0 or self.n_steps == self.spec.n_steps - 1:
+            self.history.append(row)
         self.n_steps += 1
         return row
 
@@ -112,8 +117,8 @@ class Trainer:
         self.n_skipped += 1
         if self.n_skipped >= MOST_SKIPPED:
             raise UserError(
-                f"{MOST_SKIPPED} batches of activations held NaN or infinity, the last after step {self.n_steps}; check "
-                "the weights, or store activations as preprocessing.dtype=float32 or bfloat16."
+                f"{MOST_SKIPPED} batches of activations held NaN or infinity, the last after step {self.n_steps}; "
+                "check the weights, or store activations as preprocessing.dtype=float32 or bfloat16."
             )
 
     def _losses(self, x_NMD: Tensor, dead_F: Tensor) -> tuple[Codes, Tensor, Tensor, Tensor]:
@@ -162,7 +167,7 @@ class Trainer:
         self.dictionary.constrain_grads_()
         torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.spec.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["pace"]
         self.optimizer.step()
         self.dictionary.constrain_()
         bias_F = self.dictionary.encoder_bias_F
@@ -172,6 +177,15 @@ class Trainer:
         self.n_tokens += n_rows
         self.silent_F += n_rows
         self.silent_F[codes.active_F().cpu()] = 0
+
+
+def _groups(dictionary: Dictionary) -> list[dict[str, Any]]:
+    """Parameters with their learning rates as multiples of the common one: a threshold is the logarithm of a number
+    that must fall or rise by orders of magnitude, in steps of the size of the learning rate."""
+    named = dict(dictionary.named_parameters())
+    threshold = named.pop("log_threshold_F", None)
+    groups: list[dict[str, Any]] = [{"params": list(named.values()), "pace": 1.0}]
+    return groups if threshold is None else [*groups, {"params": [threshold], "pace": _THRESHOLD_PACE}]
 
 
 def train(

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from json import JSONDecodeError
@@ -34,6 +34,7 @@ HINT = "model=smollm2_135M runs offline"
 # The HTTP library's own base error: httpx in huggingface_hub 1, httpx2 in later versions.
 _TransportError: type[BaseException] = HfHubHTTPError.__bases__[0]
 # JSONDecodeError: a portal or proxy that answers in the hub's place; RuntimeError: hf_xet's own downloader.
+_REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, DisabledRepoError)
 _HUB_ERRORS = (_TransportError, OSError, EntryNotFoundError, JSONDecodeError, RuntimeError)
 
 
@@ -85,10 +86,33 @@ def fetch(repo: str, revision: str | None, subfolder: str | None, what: What, wi
     return HubFolder(_fetch_files(repo, revision, info.sha, wanted, sizes) / prefix, info.sha, card)
 
 
-def hub_error(error: BaseException, file: str, repo: str, revision: str | None) -> UserError:
+def fetch_files(repo: str, revision: str | None, choose: Callable[[list[str]], list[str]], hint: str) -> HubFolder:
+    """Have some files of a repository on disk, none of them a model's; without a network, as far as they are cached.
+
+    Args:
+        repo: Its id.
+        revision: Branch, tag or commit; None is the main branch.
+        choose: Given all names (with folders), those that are wanted, at least one.
+        hint: What else helps where the hub does not.
+
+    Raises:
+        UserError: They cannot be had, or what `choose` raises.
+    """
+    try:
+        info = _info(repo, revision)
+    except _HUB_ERRORS as error:
+        snapshot = None if isinstance(error, _REFUSALS) else _snapshot(repo, revision)
+        if snapshot is None:
+            raise hub_error(error, "the files", repo, revision, hint) from error
+        return HubFolder(snapshot, snapshot.name)
+    sizes = {f.rfilename: f.size or 0 for f in info.siblings or ()}
+    return HubFolder(_fetch_files(repo, revision, info.sha, choose(sorted(sizes)), sizes, hint), info.sha)
+
+
+def hub_error(error: BaseException, file: str, repo: str, revision: str | None, hint: str = HINT) -> UserError:
     """The sentence for an error of huggingface_hub: which file of which repository, why, and what helps."""
     at = f" at revision {revision}" if revision else ""
-    return UserError(f"Cannot get {file} of hub repository {repo}{at}: {_reason(error, repo, revision)}; {HINT}.")
+    return UserError(f"Cannot get {file} of hub repository {repo}{at}: {_reason(error, repo, revision)}; {hint}.")
 
 
 def _reason(error: BaseException, repo: str, revision: str | None) -> str:
@@ -142,7 +166,9 @@ def _licence(info: Any) -> dict[str, str]:
     return {"licence": str(licence)} if licence else {}
 
 
-def _fetch_files(repo: str, revision: str | None, commit: str, wanted: list[str], sizes: dict[str, int]) -> Path:
+def _fetch_files(
+    repo: str, revision: str | None, commit: str, wanted: list[str], sizes: dict[str, int], hint: str = HINT
+) -> Path:
     """The snapshot's folder; the configuration comes first, so that a closed gate shows before gigabytes move.
 
     The configuration is asked for by branch, which makes the cache remember where the branch stands.
@@ -150,12 +176,12 @@ def _fetch_files(repo: str, revision: str | None, commit: str, wanted: list[str]
     first = min(wanted, key=lambda n: PurePosixPath(n).name not in (CONFIG, ADAPTER_CONFIG))
     standing = _in_cache(repo, first, revision or "main")
     if standing is None or standing.name != commit:
-        with _mapped(first, repo, revision):
+        with _mapped(first, repo, revision, hint):
             hub.hf_hub_download(repo, first, revision=revision, etag_timeout=TIMEOUT)
     missing = [n for n in wanted if _in_cache(repo, n, commit) is None]
     if missing:
         say(f"Fetching {len(missing)} files ({sum(sizes[n] for n in missing) / 1e6:,.1f} MB) of {repo} …")
-        with _mapped(max(missing, key=lambda n: sizes[n]), repo, revision):
+        with _mapped(max(missing, key=lambda n: sizes[n]), repo, revision, hint):
             patterns = [glob.escape(n) for n in missing]
             hub.snapshot_download(repo, revision=commit, allow_patterns=patterns, etag_timeout=TIMEOUT)
     snapshot = _in_cache(repo, first, commit)
@@ -170,19 +196,18 @@ def _in_cache(repo: str, name: str, revision: str) -> Path | None:
 
 
 @contextmanager
-def _mapped(file: str, repo: str, revision: str | None) -> Iterator[None]:
+def _mapped(file: str, repo: str, revision: str | None, hint: str = HINT) -> Iterator[None]:
     try:
         with disk_errors(Path(constants.HF_HUB_CACHE), "free some space or set HF_HOME=DIR"):
             yield
     except _HUB_ERRORS as error:
-        raise hub_error(error, file, repo, revision) from error
+        raise hub_error(error, file, repo, revision, hint) from error
 
 
 def _cached(repo: str, revision: str | None, subfolder: str | None, what: What, error: BaseException) -> HubFolder:
     """What an earlier run left in the cache, when `error` says that the hub cannot be asked."""
     first = {"model": CONFIG, "adapter": ADAPTER_CONFIG, "tokenizer": "tokenizer.json"}[what]
-    refused = isinstance(error, (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, DisabledRepoError))
-    snapshot = None if refused else _snapshot(repo, revision)
+    snapshot = None if isinstance(error, _REFUSALS) else _snapshot(repo, revision)
     lacking = first if snapshot is None else _lacking(snapshot / (subfolder or ""), what, first)
     if snapshot is None or lacking:
         raise hub_error(error, str(PurePosixPath(subfolder or "", lacking or first)), repo, revision) from error

@@ -39,6 +39,8 @@ def write_result(
     for name, table in output.tables.items():
         write_table(staging / "tables" / f"{name}.parquet", table)
     _write_tensors(staging, output)
+    for name, write in output.folders.items():
+        write(staging / "files" / name)
     write_evidence(staging / "evidence.json", output.evidence)
     scalars = to_json(Evidence(scalars=output.summary))["scalars"]
     write_json(staging / "summary.json", {"schema": SCHEMA, "scalars": scalars})
@@ -58,7 +60,7 @@ def write_result(
 def _move_in(staging: Path, folder: Path) -> None:
     """Replace what the folder holds by what is staged; without a manifest in between, with it at the end."""
     (folder / "manifest.json").unlink(missing_ok=True)
-    for kind in ("tables", "tensors", "figures"):
+    for kind in ("tables", "tensors", "figures", "files"):
         shutil.rmtree(folder / kind, ignore_errors=True)
     for path in sorted(staging.iterdir(), key=lambda p: p.name == "manifest.json"):
         os.replace(path, folder / path.name)

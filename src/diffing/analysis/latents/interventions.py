@@ -1,0 +1,53 @@
+"""Runs the models with their streams changed, as far as the run asks for it."""
+
+import numpy as np
+from torch import Tensor
+
+from diffing.analysis.latents.causal import LatentSet, causal_rows, matched_sets
+from diffing.analysis.latents.recovered import spliced_rows
+from diffing.analysis.latents.results import CausalRow, SplicedRow
+from diffing.analysis.latents.setting import Setting
+from diffing.analysis.latents.splicing import some_sequences
+from diffing.analysis.latents.table import Latents
+from diffing.core.progress import bar
+from diffing.dictionaries.dictionary import Dictionary
+
+
+def intervene(
+    setting: Setting, dictionary: Dictionary, latents: Latents, mean_2D: Tensor
+) -> tuple[list[SplicedRow], list[CausalRow], list[str]]:
+    """Losses with reconstructions in place of activations, and with claimed and random latents changed.
+
+    Only after whole blocks: elsewhere there is nothing to replace, which a sentence says.
+    """
+    config, context, slot = setting.config, setting.context, setting.slot
+    source = context.activations
+    assert source is not None
+    if slot.site != "residual":
+        return [], [], [f"{slot.name}: losses are not measured; reconstructions replace the residual stream only."]
+    tokens, kept_N = source.tokens, setting.split.kept_N
+    sequences = some_sequences(tokens, setting.split, config.causal_tokens, context.seed)
+    n_tokens = sum(tokens.length_of(s) for chosen in sequences.values() for s in chosen)
+    given = (context, dictionary, setting.kind, slot, tokens, kept_N)
+    with bar("loss with reconstructions", n_tokens, "tokens") as advance:
+        spliced = spliced_rows(*given, mean_2D, sequences, advance)
+    sets, notes = _sets(setting, latents)
+    if not sets:
+        return spliced, [], notes
+    with bar("ablating and adding latents", n_tokens, "tokens") as advance:
+        return spliced, causal_rows(*given, sets, sequences, advance), notes
+
+
+def _sets(setting: Setting, latents: Latents) -> tuple[list[LatentSet], list[str]]:
+    """The claimed latents and random ones to compare with; none where there is nothing to claim or to compare with."""
+    config = setting.config
+    claimed_C = latents.claimed(config.n_causal)
+    if not config.n_causal or not len(claimed_C):
+        return [], []
+    energy_F = np.where(np.array(latents.tags) == "dead", 0, latents.ft_energy_F)
+    random = matched_sets(claimed_C, energy_F, config.n_random_sets, setting.context.seed)
+    if not random:
+        return [], [
+            f"{len(claimed_C)} latents are claimed and fewer others are alive: there is no control to compare with."
+        ]
+    return [LatentSet("claimed", 0, claimed_C), *random], []

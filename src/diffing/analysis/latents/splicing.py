@@ -1,0 +1,144 @@
+"""Runs the pair with its residual stream changed by a dictionary: what reconstructions cost, what latents cause."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffing.analysis.context import RunContext
+from diffing.analysis.latents.sites import Input, Split, as_input
+from diffing.core.layers import Slot
+from diffing.core.seeds import generator
+from diffing.data.batches import Batch, make_batch, plan_batches
+from diffing.data.token_table import TokenTable
+from diffing.dictionaries.codes import Codes
+from diffing.dictionaries.dictionary import Dictionary
+from diffing.models.capture import capture
+from diffing.models.handle import ModelHandle
+from diffing.models.pair import ModelPair
+from diffing.models.rewriting import rewritten
+
+_LOGIT_BYTES = 2**27
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """Some sequences with both models' streams and their codes.
+
+    Args:
+        batch: Token ids.
+        is_kept_BT: Tokens whose state may be changed.
+        streams: (base, finetuned), (B, T, D) each.
+        codes: Of the kept tokens, row by row.
+        made_NMD: What they make of them, in normalised units.
+    """
+
+    batch: Batch
+    is_kept_BT: Tensor
+    streams: tuple[Tensor, Tensor]
+    codes: Codes
+    made_NMD: Tensor
+
+    def replaced(self, model: int, rows_ND: Tensor) -> Tensor:
+        """A model's stream with other states at the kept tokens."""
+        stream_BTD = self.streams[model].float().clone()
+        stream_BTD[self.is_kept_BT] = rows_ND.to(stream_BTD.device, torch.float32)
+        return stream_BTD
+
+    def kept(self, model: int) -> Tensor:
+        """A model's states at the kept tokens, (N, D), float32."""
+        return self.streams[model].float()[self.is_kept_BT]
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Of one model, changed or not, by sequence of a batch.
+
+    Args:
+        nll_B: Σ of the next tokens' negative log-likelihood, nats.
+        n_B: Next tokens.
+        kl_B: Σ of KL(unchanged ‖ changed) at the same places; 0 for the unchanged model.
+    """
+
+    nll_B: np.ndarray
+    n_B: np.ndarray
+    kl_B: np.ndarray
+
+
+def some_sequences(tokens: TokenTable, split: Split, n_tokens: int, seed: int) -> dict[str, list[int]]:
+    """Of each dataset some sequences of held-out documents, about `n_tokens` of them, in a fixed random order."""
+    chosen: dict[str, list[int]] = {name: [] for name in tokens.datasets}
+    counts = dict.fromkeys(tokens.datasets, 0)
+    order = generator(seed, "spliced sequences").permutation(np.unique(tokens.sequence_N[split.held_N]))
+    for sequence in order.tolist():
+        name, length = tokens.dataset_of(sequence), tokens.length_of(sequence)
+        if counts[name] < n_tokens and length > 1:
+            chosen[name].append(sequence)
+            counts[name] += length
+    return {name: found for name, found in chosen.items() if found}
+
+
+@torch.no_grad()
+def pair_batches(
+    context: RunContext, dictionary: Dictionary, kind: Input, slot: Slot, tokens: TokenTable, kept_N: np.ndarray,
+    sequences: Sequence[int],
+) -> Iterator[PairBatch]:  # fmt: skip
+    """The sequences in batches that leave room for logits."""
+    pair = context.pair
+    vocabulary = max(pair.base.vocab_size, pair.finetuned.vocab_size)
+    lengths = [tokens.length_of(s) for s in sequences]
+    pad = pair.tokenizer.pad_token_id
+    for places in plan_batches(lengths, max(1, _LOGIT_BYTES // (4 * vocabulary))):
+        batch = make_batch(context.corpus, [sequences[i] for i in places], pad if isinstance(pad, int) else 0)
+        is_kept_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.bool)
+        for row, sequence in enumerate(batch.sequences):
+            mask_T = kept_N[tokens.rows_of(sequence)]
+            is_kept_BT[row, : len(mask_T)] = torch.from_numpy(mask_T)
+        streams = tuple(capture(h, batch.ids_BT, [slot], batch.lengths)[slot] for h in (pair.base, pair.finetuned))
+        base_BTD, finetuned_BTD = (s.to(streams[0].device) for s in streams)
+        mask_BT = is_kept_BT.to(base_BTD.device)
+        pair_N2D = torch.stack([base_BTD.float()[mask_BT], finetuned_BTD.float()[mask_BT]], 1)
+        codes = dictionary.encode(dictionary.normalised(as_input(pair_N2D, kind)))
+        yield PairBatch(batch, mask_BT, (base_BTD, finetuned_BTD), codes, dictionary.decode(codes))
+
+
+class LossReader:
+    """Losses of one model on one batch, with and without changes of its stream.
+
+    Args:
+        pair: For the ids that both models share.
+        handle: The model.
+        batch: The batch.
+        layer: Block after which the stream is changed.
+    """
+
+    def __init__(self, pair: ModelPair, handle: ModelHandle, batch: Batch, layer: int) -> None:
+        self._handle, self._batch, self._layer = handle, batch, layer
+        self._shared = pair.vocabulary.shared_ids
+        self._next_BT = batch.ids_BT[:, 1:].to(handle.device)
+        places_T = torch.arange(batch.ids_BT.shape[1] - 1)
+        self._has_next_BT = (places_T[None] < torch.tensor(batch.lengths)[:, None] - 1).to(handle.device)
+        self._own = self._log_probs()
+
+    @property
+    def unchanged(self) -> Losses:
+        """Of the model as it is."""
+        return self._losses(self._own)
+
+    def changed(self, stream_BTD: Tensor) -> Losses:
+        """With another stream after the layer."""
+        with rewritten(self._handle, self._layer, stream_BTD):
+            return self._losses(self._log_probs())
+
+    def _log_probs(self) -> Tensor:
+        logits_BTV = self._handle.forward_logits(self._batch.ids_BT, self._batch.lengths)[:, :-1]
+        return logits_BTV.log_softmax(-1)
+
+    def _losses(self, log_probs_BTV: Tensor) -> Losses:
+        nll_BT = -log_probs_BTV.gather(2, self._next_BT[:, :, None]).squeeze(2).double()
+        same = log_probs_BTV is self._own
+        kl_BT = torch.zeros_like(nll_BT) if same else (self._own.exp() * (self._own - log_probs_BTV)).sum(-1).double()
+        counted = self._has_next_BT.double()
+        return Losses(*(x.cpu().numpy() for x in ((nll_BT * counted).sum(1), counted.sum(1), (kl_BT * counted).sum(1))))

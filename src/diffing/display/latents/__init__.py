@@ -1,0 +1,1 @@
+"""Figures and sections of dictionary results, from their tables."""
