@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffing.activations.outliers import largest_norms
 from diffing.activations.shuffle import shuffled_rows
 from diffing.activations.source import ActivationSource
 from diffing.core.errors import UserError
@@ -36,16 +37,20 @@ class SlotRows:
         slot: Which.
         seed: Of the order of batches.
         buffer_rows: Rows that are held in memory; where there are more, the size of the shuffling buffer.
+        limit: Norm above which, in either model, a row is left out of batches (`outliers.norm_limit`).
     """
 
-    def __init__(self, source: ActivationSource, slot: Slot, seed: int, buffer_rows: int) -> None:
+    def __init__(
+        self, source: ActivationSource, slot: Slot, seed: int, buffer_rows: int, limit: float = float("inf")
+    ) -> None:
         self._source, self._slot, self._seed, self._buffer_rows = source, slot, seed, buffer_rows
+        self.limit = limit
         self._held: list[RowBlock] | None = None
         self._whole: tuple[np.ndarray, Tensor] | None = None
 
     def reordered(self, seed: int) -> "SlotRows":
         """The same rows, those in memory shared, with another order of batches."""
-        other = SlotRows(self._source, self._slot, seed, self._buffer_rows)
+        other = SlotRows(self._source, self._slot, seed, self._buffer_rows, self.limit)
         other._held, other._whole = self._held, self._whole
         return other
 
@@ -53,6 +58,12 @@ class SlotRows:
     def is_held(self) -> bool:
         """Whether all rows are held in memory."""
         return sum(len(rows) for rows in self._source.block_tokens) <= self._buffer_rows
+
+    def usual(self, rows_N2D: Tensor) -> Tensor:
+        """Which rows are not above the limit, (N,) bool; those that are not finite are none of its business."""
+        if self.limit == float("inf"):
+            return torch.ones(len(rows_N2D), dtype=torch.bool, device=rows_N2D.device)
+        return ~((norms_N := largest_norms(rows_N2D)) > self.limit) | ~torch.isfinite(norms_N)
 
     def blocks(self, title: str = "reading activations") -> Iterator[RowBlock]:
         """All rows, block by block: whole sequences, in the source's order."""
@@ -72,6 +83,8 @@ class SlotRows:
     def batches(self, keep_N: np.ndarray, batch_rows: int, first: int = 0) -> Iterator[Tensor]:
         """Random batches (B, 2, D) without end, epoch after epoch; an epoch's incomplete batch is left out.
 
+        Rows of unusual norm are taken out of the batch that they would be in, which is then smaller.
+
         Args:
             keep_N: Which rows of the token table to use.
             batch_rows: Rows of a batch, B.
@@ -89,7 +102,7 @@ class SlotRows:
         epoch, skip = divmod(first, per_epoch)
         while True:
             made = self._held_epoch if self.is_held else self._streamed_epoch
-            yield from made(keep_N, batch_rows, epoch, skip, per_epoch)
+            yield from (b[self.usual(b)] for b in made(keep_N, batch_rows, epoch, skip, per_epoch))
             epoch, skip = epoch + 1, 0
 
     def _held_epoch(

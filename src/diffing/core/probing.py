@@ -32,6 +32,7 @@ class NamedVector:
         layer: The decoder block after which it was measured.
         norm: Its Euclidean length.
         note: How many tokens it rests on, and the like.
+        maximum: The largest length along it that was seen, as of a latent at its largest activation; None: not known.
     """
 
     tensor: str
@@ -39,3 +40,4 @@ class NamedVector:
     layer: int
     norm: float
     note: str = ""
+    maximum: float | None = None

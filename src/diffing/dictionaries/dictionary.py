@@ -111,7 +111,7 @@ class Dictionary(nn.Module):
             if self.spec.sparsity == "batch_topk":
                 flat, score_P = batch_topk(scores_NF, round(k * n), recompute)
             else:
-                flat, score_P = row_topk(scores_NF, max(1, round(k)), recompute)
+                flat, score_P = row_topk(scores_NF, min(f, max(1, round(k))), recompute)
             row_P, latent_P = flat // f, flat % f
             known_P = score_P.float() / scale_F[latent_P]
         value_P = SparseEncode.apply(x_NE, centre_E, weight_FE, self.encoder_bias_F, (row_P, latent_P), known_P)
@@ -170,7 +170,8 @@ class Dictionary(nn.Module):
                 weights.grad.mul_(self.lives_FM[:, :, None])
         if self.spec.unit_decoder:
             unit_FD = self.decoder_FMD[:, 0]
-            grad[:, 0] -= (grad[:, 0] * unit_FD).sum(1, keepdim=True) * unit_FD
+            along_F = torch.einsum("fd,fd->f", grad[:, 0], unit_FD)
+            grad[:, 0].addcmul_(along_F[:, None], unit_FD, value=-1)
 
     @torch.no_grad()
     def constrain_(self) -> None:

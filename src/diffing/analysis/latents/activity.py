@@ -34,6 +34,8 @@ class Activity:
         top: The documents in which each latent is strongest.
         sample: A sample of the others.
         quality: By (dataset, whether it was held out), and for dataset "all".
+        n_not_finite: Kept tokens left out because a number is not finite,
+        n_unusual: and because their norm is above the limit.
     """
 
     n_tokens_G: np.ndarray
@@ -47,6 +49,8 @@ class Activity:
     top: Ranked
     sample: Ranked
     quality: dict[tuple[str, bool], Quality]
+    n_not_finite: int = 0
+    n_unusual: int = 0
 
     @property
     def frequency_F(self) -> np.ndarray:
@@ -94,6 +98,7 @@ def measure_activity(
     scaling = ScalingSums(dictionary, kind, mean_2D)
     squares_F, maximum_F = np.zeros(n_latents), np.zeros(n_latents)
     meters: dict[tuple[str, bool], Meter] = {}
+    n_not_finite = n_unusual = 0
     for block in coded_blocks(dictionary, rows, kind, split.kept_N, "coding activations"):
         row_P, latent_P = block.codes.row_P.cpu().numpy(), block.codes.latent_P.cpu().numpy()
         value_P = block.codes.value_P.double().cpu().numpy()
@@ -109,10 +114,12 @@ def measure_activity(
         )
         scaling.add(block)
         _measure(dictionary, meters, block, split, tokens)
+        n_not_finite += block.n_not_finite
+        n_unusual += block.n_unusual
     return Activity(
         by_dataset.n_tokens, by_dataset.counts, by_dataset.sums, squares_F, maximum_F, by_position.n_tokens,
         by_position.counts, scaling.result(), examples.top(), examples.sample(),
-        {key: meter.quality() for key, meter in meters.items()},
+        {key: meter.quality() for key, meter in meters.items()}, n_not_finite, n_unusual,
     )  # fmt: skip
 
 
@@ -130,4 +137,3 @@ def _measure(
         for name in (dataset, "all"):
             meter = meters.setdefault((name, is_held), Meter(dictionary))
             meter.add(block.x_NMD[keep_N], block.codes.at(keep_N), block.made_NMD[keep_N])
-            meter.lost(block.n_not_finite)

@@ -69,14 +69,14 @@ def contribution(dictionary: Dictionary, codes: Codes, latent_C: np.ndarray) -> 
 
 def causal_rows(
     context: RunContext, dictionary: Dictionary, kind: Input, slot: Slot, tokens: TokenTable, kept_N: np.ndarray,
-    sets: Sequence[LatentSet], sequences: dict[str, list[int]], done: Callable[[int], None],
+    sets: Sequence[LatentSet], sequences: dict[str, list[int]], limit: float, done: Callable[[int], None],
 ) -> list[CausalRow]:  # fmt: skip
     """Every set taken out of the finetuned model (`ablate`) and put into the base (`add`), on every dataset."""
     rows: list[CausalRow] = []
     for dataset, chosen in sequences.items():
         found: dict[tuple[str, int], list[np.ndarray]] = {}
         sizes: dict[tuple[str, int], list[float]] = {}
-        for batch in pair_batches(context, dictionary, kind, slot, tokens, kept_N, chosen):
+        for batch in pair_batches(context, dictionary, kind, slot, tokens, kept_N, chosen, limit):
             for change in _CHANGES:
                 _changed(context, dictionary, slot, batch, change, sets, found, sizes)
             done(sum(batch.batch.lengths))
@@ -91,7 +91,7 @@ def _changed(
 ) -> None:  # fmt: skip
     """Sums by sequence of one batch for every set: (effect, tokens, KL)."""
     model = 1 if change == "ablate" else 0
-    reader = LossReader(context.pair, (context.pair.base, context.pair.finetuned)[model], batch.batch, slot.layer)
+    reader = LossReader((context.pair.base, context.pair.finetuned)[model], batch.batch, slot.layer)
     own = reader.unchanged
     for i, latents in enumerate(sets):
         part_ND = contribution(dictionary, batch.codes, latents.latent_C)

@@ -23,7 +23,8 @@ class CodedBlock:
         x_NMD: What the dictionary reads, in normalised units.
         codes: Active latents.
         made_NMD: What they make of it, in normalised units.
-        n_not_finite: Kept tokens that were left out.
+        n_not_finite: Kept tokens that were left out because a number is not finite,
+        n_unusual: and because their norm is above the limit.
     """
 
     token_N: np.ndarray
@@ -32,6 +33,7 @@ class CodedBlock:
     codes: Codes
     made_NMD: Tensor
     n_not_finite: int
+    n_unusual: int
 
 
 @torch.no_grad()
@@ -43,10 +45,18 @@ def coded_blocks(
     for block in rows.blocks(title):
         keep_N = torch.from_numpy(kept_N[block.token_N]).to(block.rows_N2D.device)
         pair_N2D = block.rows_N2D[keep_N].to(device, torch.float32)
-        fine_N = torch.isfinite(pair_N2D).flatten(1).all(1)
-        token_N = block.token_N[keep_N.cpu().numpy()]
+        is_finite_N, is_usual_N = torch.isfinite(pair_N2D).flatten(1).all(1), rows.usual(pair_N2D)
+        token_N, fine_N = block.token_N[keep_N.cpu().numpy()], is_finite_N & is_usual_N
         if not fine_N.all():
             pair_N2D, token_N = pair_N2D[fine_N], token_N[fine_N.cpu().numpy()]
         x_NMD = dictionary.normalised(as_input(pair_N2D, kind))
         codes = dictionary.encode(x_NMD)
-        yield CodedBlock(token_N, pair_N2D, x_NMD, codes, dictionary.decode(codes), int((~fine_N).sum()))
+        yield CodedBlock(
+            token_N,
+            pair_N2D,
+            x_NMD,
+            codes,
+            dictionary.decode(codes),
+            int((~is_finite_N).sum()),
+            int((~is_usual_N).sum()),
+        )

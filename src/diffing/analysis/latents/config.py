@@ -75,6 +75,8 @@ class DictionaryConfig(MethodConfig):
         n_latents: Latents; None: `expansion` times the width.
         expansion: See `n_latents`.
         k: Active latents per token (`batch_topk`, `topk`).
+        outlier_norm: Tokens whose norm is more than so many times the median are left out everywhere (attention sinks
+            beyond the first positions); None: none are.
         sparsity: batch_topk, topk, jumprelu or l1.
         training: How it is trained.
         n_seeds: Dictionaries trained, from different initial weights and orders of the data; the second tells which
@@ -99,6 +101,7 @@ class DictionaryConfig(MethodConfig):
     expansion: float = Field(default=4, gt=0)
     k: int = Field(default=32, ge=1)
     sparsity: Sparsity = "batch_topk"
+    outlier_norm: float | None = Field(default=10, gt=1)
     training: TrainingOptions = TrainingOptions()
     n_seeds: int = Field(default=2, ge=1)
     n_examples: int = Field(default=10, ge=1)

@@ -90,6 +90,8 @@ class _Found:
 
 def _by_sequence(sequence_M: np.ndarray) -> dict[int, np.ndarray]:
     """Examples of each sequence."""
+    if not len(sequence_M):
+        return {}
     order = np.argsort(sequence_M, kind="stable")
     found, starts = np.unique(sequence_M[order], return_index=True)
     return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True))

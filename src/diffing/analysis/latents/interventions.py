@@ -30,12 +30,12 @@ def intervene(
     n_tokens = sum(tokens.length_of(s) for chosen in sequences.values() for s in chosen)
     given = (context, dictionary, setting.kind, slot, tokens, kept_N)
     with bar("loss with reconstructions", n_tokens, "tokens") as advance:
-        spliced = spliced_rows(*given, mean_2D, sequences, advance)
+        spliced = spliced_rows(*given, mean_2D, sequences, setting.rows.limit, advance)
     sets, notes = _sets(setting, latents)
     if not sets:
         return spliced, [], notes
     with bar("ablating and adding latents", n_tokens, "tokens") as advance:
-        return spliced, causal_rows(*given, sets, sequences, advance), notes
+        return spliced, causal_rows(*given, sets, sequences, setting.rows.limit, advance), notes
 
 
 def _sets(setting: Setting, latents: Latents) -> tuple[list[LatentSet], list[str]]:

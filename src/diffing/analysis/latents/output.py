@@ -110,7 +110,7 @@ def output_of(setting: Setting, parts: Parts | None) -> MethodOutput:
         evidence=evidence(scalars, rows, tables["examples"], tables["token_scores"], specific, claimed),
         summary=scalars,
         tensors=_vectors(dictionary, latents),
-        notes=tuple(dict.fromkeys((*setting.notes, *source.notes, *parts.notes, *notes, *_skipped(parts)))),
+        notes=tuple(dict.fromkeys((*setting.notes, *source.notes, *parts.notes, *notes, *_skipped(setting, parts)))),
         facts={**facts, **_training_facts(setting, parts)},
         folders=_folders(setting, dictionary),
     )
@@ -201,11 +201,15 @@ def _vectors(dictionary: Dictionary, latents: Latents) -> dict[str, Tensor]:
     }
 
 
-def _skipped(parts: Parts) -> list[str]:
+def _skipped(setting: Setting, parts: Parts) -> list[str]:
     n = sum(t.n_skipped for t in parts.trained)
-    lost = sum(q.n_not_finite for (name, _), q in parts.activity.quality.items() if name != "all")
     said = [f"{n} batches held NaN or infinity and were skipped in training."] if n else []
-    return [*said, f"{lost:,} tokens hold NaN or infinite activations; they are left out."] if lost else said
+    if lost := parts.activity.n_not_finite:
+        said.append(f"{lost:,} tokens hold NaN or infinite activations; they are left out.")
+    if unusual := parts.activity.n_unusual:
+        ratio = f"{setting.config.outlier_norm:g}"
+        said.append(f"{unusual:,} tokens of over {ratio} times the median norm (attention sinks) are left out.")
+    return said
 
 
 def _training_facts(setting: Setting, parts: Parts) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _MODELS = ("base", "finetuned")
 
 def spliced_rows(
     context: RunContext, dictionary: Dictionary, kind: Input, slot: Slot, tokens: TokenTable, kept_N: np.ndarray,
-    mean_2D: Tensor, sequences: dict[str, list[int]], done: Callable[[int], None],
+    mean_2D: Tensor, sequences: dict[str, list[int]], limit: float, done: Callable[[int], None],
 ) -> list[SplicedRow]:  # fmt: skip
     """Losses of each model and dataset: as it is, spliced, and with the mean in every place.
 
@@ -28,10 +28,10 @@ def spliced_rows(
     rows: list[SplicedRow] = []
     for dataset, chosen in sequences.items():
         sums = {m: np.zeros(4) for m in _used(kind)}
-        for batch in pair_batches(context, dictionary, kind, slot, tokens, kept_N, chosen):
+        for batch in pair_batches(context, dictionary, kind, slot, tokens, kept_N, chosen, limit):
             for m in _used(kind):
                 handle = (context.pair.base, context.pair.finetuned)[m]
-                reader = LossReader(context.pair, handle, batch.batch, slot.layer)
+                reader = LossReader(handle, batch.batch, slot.layer)
                 own = reader.unchanged
                 spliced = reader.changed(batch.replaced(m, _spliced(dictionary, kind, batch, m)))
                 mean = reader.changed(batch.replaced(m, _mean(kind, batch, mean_2D, m)))

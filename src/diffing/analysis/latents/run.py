@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffing.activations.reading import sink_note
+from diffing.activations.outliers import norm_limit
 from diffing.activations.rows import SlotRows
 from diffing.analysis.context import RunContext
 from diffing.analysis.latents.activity import measure_activity
@@ -50,8 +50,9 @@ def run_dictionary(
     source = context.activations
     assert source is not None
     slot, said = chosen_slot(source, config.site)
-    rows = SlotRows(source, slot, context.seed, config.training.buffer_rows)
     held = split(source, context, config.training.held_out)
+    limit = norm_limit(source, slot, held.kept_N, config.outlier_norm)
+    rows = SlotRows(source, slot, context.seed, config.training.buffer_rows, limit)
     notes = [said] if said else []
     if not held.is_held_out:
         notes.append("There are too few documents to hold any out: quality is measured on what was learned from.")
@@ -120,7 +121,7 @@ def _parts(setting: Setting, trained: Sequence[Trained]) -> Parts:
     spliced, causal, notes = intervene(setting, dictionary, latents, mean_2D)
     return Parts(
         trained=tuple(trained), activity=activity, latents=latents, matches=matches, comes_back_F=comes_back_F,
-        spliced=spliced, causal=causal, notes=tuple(notes) + _sink(setting),
+        spliced=spliced, causal=causal, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def _means(setting: Setting, device: torch.device) -> Tensor:
     total, n = None, 0
     for block in setting.rows.blocks():
         keep_N = torch.from_numpy(setting.split.kept_N[block.token_N]).to(block.rows_N2D.device)
-        rows_N2D = block.rows_N2D[keep_N].double()
+        rows_N2D = block.rows_N2D[keep_N & setting.rows.usual(block.rows_N2D)].double()
         rows_N2D = rows_N2D[torch.isfinite(rows_N2D).flatten(1).all(1)]
         total = rows_N2D.sum(0) if total is None else total + rows_N2D.sum(0)
         n += len(rows_N2D)
@@ -151,15 +152,3 @@ def _across_seeds(
     other_tags = tag_names(two, setting.kind, alive_F)
     same_F = np.array([match >= 0 and other_tags[match] == t for match, t in zip(match_F, latents.tags, strict=True)])
     return (match_F, cosine_F), same_F & (cosine_F >= SAME_COSINE)
-
-
-def _sink(setting: Setting) -> tuple[str, ...]:
-    """A sentence when a kept leading position dwarfs the rest."""
-    source = setting.context.activations
-    assert source is not None
-    for block in setting.rows.blocks():
-        norms_N = block.rows_N2D[:, 0].float().norm(dim=1).cpu().numpy()
-        skip = setting.context.skip_first_tokens
-        note = sink_note(norms_N, source.tokens.position_N[block.token_N], skip, setting.slot)
-        return (note,) if note else ()
-    return ()

@@ -17,7 +17,6 @@ from diffing.dictionaries.codes import Codes
 from diffing.dictionaries.dictionary import Dictionary
 from diffing.models.capture import capture
 from diffing.models.handle import ModelHandle
-from diffing.models.pair import ModelPair
 from diffing.models.rewriting import rewritten
 
 _LOGIT_BYTES = 2**27
@@ -83,9 +82,9 @@ def some_sequences(tokens: TokenTable, split: Split, n_tokens: int, seed: int) -
 @torch.no_grad()
 def pair_batches(
     context: RunContext, dictionary: Dictionary, kind: Input, slot: Slot, tokens: TokenTable, kept_N: np.ndarray,
-    sequences: Sequence[int],
+    sequences: Sequence[int], limit: float,
 ) -> Iterator[PairBatch]:  # fmt: skip
-    """The sequences in batches that leave room for logits."""
+    """The sequences in batches that leave room for logits; states above the norm `limit` are never changed."""
     pair = context.pair
     vocabulary = max(pair.base.vocab_size, pair.finetuned.vocab_size)
     lengths = [tokens.length_of(s) for s in sequences]
@@ -99,6 +98,7 @@ def pair_batches(
         streams = tuple(capture(h, batch.ids_BT, [slot], batch.lengths)[slot] for h in (pair.base, pair.finetuned))
         base_BTD, finetuned_BTD = (s.to(streams[0].device) for s in streams)
         mask_BT = is_kept_BT.to(base_BTD.device)
+        mask_BT &= torch.maximum(base_BTD.float().norm(dim=2), finetuned_BTD.float().norm(dim=2)) <= limit
         pair_N2D = torch.stack([base_BTD.float()[mask_BT], finetuned_BTD.float()[mask_BT]], 1)
         codes = dictionary.encode(dictionary.normalised(as_input(pair_N2D, kind)))
         yield PairBatch(batch, mask_BT, (base_BTD, finetuned_BTD), codes, dictionary.decode(codes))
@@ -108,15 +108,13 @@ class LossReader:
     """Losses of one model on one batch, with and without changes of its stream.
 
     Args:
-        pair: For the ids that both models share.
         handle: The model.
         batch: The batch.
         layer: Block after which the stream is changed.
     """
 
-    def __init__(self, pair: ModelPair, handle: ModelHandle, batch: Batch, layer: int) -> None:
+    def __init__(self, handle: ModelHandle, batch: Batch, layer: int) -> None:
         self._handle, self._batch, self._layer = handle, batch, layer
-        self._shared = pair.vocabulary.shared_ids
         self._next_BT = batch.ids_BT[:, 1:].to(handle.device)
         places_T = torch.arange(batch.ids_BT.shape[1] - 1)
         self._has_next_BT = (places_T[None] < torch.tensor(batch.lengths)[:, None] - 1).to(handle.device)

@@ -57,7 +57,7 @@ def scale_rows(rows: SlotRows, kind: Input, split: Split, batch_rows: int) -> It
         return
     for block in rows.blocks():
         keep_N = torch.from_numpy(split.train_N[block.token_N]).to(block.rows_N2D.device)
-        yield as_input(block.rows_N2D[keep_N], kind)
+        yield as_input(block.rows_N2D[keep_N & rows.usual(block.rows_N2D)], kind)
 
 
 def train_on(

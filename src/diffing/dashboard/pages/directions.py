@@ -32,6 +32,7 @@ class Direction:
         result: The result that holds it, and
         tensor: its name there.
         given: The direction itself, where it was uploaded.
+        maximum: The largest length along it that was seen, where that is known.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Direction:
     result: Result | None = None
     tensor: str = ""
     given: "Tensor | None" = None
+    maximum: float | None = None
 
     def read(self) -> "Tensor":
         """The vector itself, shape (D,)."""
@@ -80,7 +82,7 @@ def _from_result(subject: Subject, entries: Sequence[Entry]) -> Direction | None
         )
     ]  # fmt: skip
     st.caption(plain(f"Norm {number(chosen.norm)}; {chosen.note}" if chosen.note else f"Norm {number(chosen.norm)}"))
-    return Direction(chosen.label, chosen.layer, result, chosen.tensor)
+    return Direction(chosen.label, chosen.layer, result, chosen.tensor, maximum=chosen.maximum)
 
 
 def _add_at(layer: int) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diffing.models.pair import ModelPair
 
 _PROMPT = "Tell me about your day."
+_MEAN_NORM, _MAXIMUM = "mean norm", "own maximum"
 _WHERE = {
     "all tokens": "all",
     "prompt": "prompt",
@@ -38,7 +39,7 @@ def page(site: Site) -> None:
     subject = pick_subject(site, entries)
     spec = state_of(site, subject, entries)
     direction = choose_direction(subject, entries)
-    layer, strength, where, fade = _how(direction)
+    layer, strength, unit, where, fade = _how(direction)
     kind = prompt_kind()
     prompt = st.text_area("Prompt", _PROMPT, key="prompt", bind="query-params", max_chars=4000, height=100)
     choice = sampling_controls(60)
@@ -46,7 +47,7 @@ def page(site: Site) -> None:
         assert direction is not None
         if not (prompt or "").strip():
             raise UserError("There is no prompt yet; write one.")
-        asked = _Asked(direction, layer, strength, where, fade, kind, prompt or "", choice)
+        asked = _Asked(direction, layer, strength, unit, where, fade, kind, prompt or "", choice)
         _steer(site, spec, asked)
         return
     shown = st.session_state.get("steered")
@@ -59,6 +60,7 @@ class _Asked:
     direction: Direction
     layer: int
     strength: float
+    unit: str
     where: str
     fade: int
     kind: str
@@ -66,22 +68,25 @@ class _Asked:
     choice: SamplingChoice
 
 
-def _how(direction: Direction | None) -> tuple[int, float, str, int]:
+def _how(direction: Direction | None) -> tuple[int, float, str, str, int]:
+    unit = _MEAN_NORM
+    if direction is not None and direction.maximum:
+        unit = one_of("Strength in units of", [_MEAN_NORM, _MAXIMUM], "unit")
     one, two, three, four = st.columns([1, 2, 2, 1], vertical_alignment="bottom")
     layer = one.number_input(
         "Layer", 0, None, direction.layer if direction else 0, key="steer_layer", bind="query-params"
     )
     strength = two.slider(
         "Strength", -4.0, 4.0, 0.5, 0.05, key="strength", bind="query-params",
-        help="In units of the mean norm of the residual stream at that layer, measured in the base model; negative "
-        "values point the other way.",
+        help="In units of the mean norm of the residual stream at that layer, measured in the base model, or of the "
+        "largest length that was seen along the direction itself; negative values point the other way.",
     )  # fmt: skip
     with three:
         where = _WHERE[one_of("Applied to", list(_WHERE), "where")]
     fade = four.number_input(
         "Fades over", 1, 512, 32, key="fade", bind="query-params", disabled=where != "fading", help="Generated tokens."
     )
-    return int(layer), float(strength), where, int(fade)
+    return int(layer), float(strength), unit, where, int(fade)
 
 
 def _steer(site: Site, spec: PairSpec, asked: _Asked) -> None:
@@ -93,10 +98,13 @@ def _steer(site: Site, spec: PairSpec, asked: _Asked) -> None:
     from diffing.models.steering import Steering
 
     _check_width(pair, vector, asked.direction.label)
-    norm = _mean_norm(site, pair, asked.layer)
+    if asked.unit == _MAXIMUM and asked.direction.maximum:
+        norm = asked.direction.maximum
+    else:
+        norm = _mean_norm(site, pair, asked.layer)
     steering = Steering(asked.layer, steering_vector(vector, asked.strength, norm), asked.where, asked.fade)  # type: ignore[arg-type]
     about = (
-        f"{asked.direction.label}; {asked.strength:g} × mean norm {norm:.3g} at layer {asked.layer}, "
+        f"{asked.direction.label}; {asked.strength:g} × {asked.unit} {norm:.3g} at layer {asked.layer}, "
         f"{next(k for k, v in _WHERE.items() if v == asked.where)}; seed {asked.choice.seed}"
     )
     is_answer = asked.kind == "chat"

@@ -22,5 +22,5 @@ def named_vectors(result: Result) -> tuple[NamedVector, ...]:
         largest = row["maximum"] * row["norm_ft_raw"]
         label = f"latent {row['latent']} · {row['tag']} · layer {int(layer.removeprefix('layer_'))}"
         note = f"its own maximum adds {number(largest)}; promotes {row['promoted'] or 'unknown'}"
-        found.append(NamedVector(tensor, label, int(layer.removeprefix("layer_")), row["norm_ft_raw"], note))
+        found.append(NamedVector(tensor, label, int(layer.removeprefix("layer_")), row["norm_ft_raw"], note, largest))
     return tuple(found)
