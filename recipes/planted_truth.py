@@ -119,14 +119,14 @@ def _draw(planted: Planted, results: dict[str, dict[str, np.ndarray]]) -> None:
         figure.update_xaxes(
             title_text="relative norm (0 finetuned only, 1 base only)", range=[-0.04, 1.04], row=1, col=column
         )
-    figure.update_yaxes(title_text="ν of the errors (unknown: 1.6)", row=1, col=1)
+    figure.update_yaxes(title_text="ν of the errors (cut at 1.6)", row=1, col=1)
     figure.update_layout(
         width=1100, height=480, template="plotly_white", legend={"orientation": "h", "y": -0.2},
         margin={"l": 60, "r": 20, "t": 40, "b": 60},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "figure.html"
-        figure.write_html(page, include_plotlyjs=True, full_html=True)
+        figure.write_html(page, include_plotlyjs=True, full_html=True, config={"displayModeBar": False})
         command = [
             "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--screenshot={PICTURE}",
             "--window-size=1120,500", "--virtual-time-budget=4000", f"--user-data-dir={folder}/profile", f"file://{page}",

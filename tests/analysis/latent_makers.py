@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from methods.memory_source import MemorySource, context_with, corpus_of_lengths
 
 from diffing.activations.rows import SlotRows
 from diffing.analysis.latents.activity import measure_activity
@@ -14,6 +13,7 @@ from diffing.analysis.latents.sites import Split, as_input, split
 from diffing.core.layers import Slot
 from diffing.dictionaries.dictionary import Dictionary
 from diffing.dictionaries.spec import DictionarySpec
+from methods.memory_source import MemorySource, context_with, corpus_of_lengths
 
 SLOT = Slot(1)
 WIDTH = 10
@@ -106,3 +106,49 @@ def activity_of(dictionary, source, kind, held: Split, n_examples=3, n_sampled=2
         mean_2D = torch.zeros(2, source.width)
     rows = SlotRows(source, slot, 0, 10**6)
     return measure_activity(dictionary, rows, kind, held, source.tokens, mean_2D, n_examples, n_sampled, 0)
+
+
+TEXTS = corpus_of_lengths({"web": [9, 14, 6, 22], "chat": [12, 8, 1, 17]}, seed=3)
+
+
+def alone(handle, ids, layer, changed=None):
+    """(log-probabilities (T, V), stream after the layer (T, D)) of one text, through a hook of its own.
+
+    `changed` takes the stream and gives the one to go on with.
+    """
+    seen = []
+
+    def hook(module, args, output):
+        stream = output if isinstance(output, torch.Tensor) else output[0]
+        seen.append(stream[0].clone())
+        if changed is None:
+            return None
+        new = changed(stream[0])[None]
+        return new if isinstance(output, torch.Tensor) else (new, *output[1:])
+
+    registered = handle.sites.layers[layer].register_forward_hook(hook)
+    logits = handle.forward_logits(torch.from_numpy(ids).long()[None])[0]
+    registered.remove()
+    return logits.double().log_softmax(-1), seen[0]
+
+
+def loss_of(log_probs_TV, ids):
+    """Σ of the next tokens' negative log-likelihood."""
+    return -float(sum(log_probs_TV[t, ids[t + 1]] for t in range(len(ids) - 1)))
+
+
+def kl_of(own_TV, changed_TV):
+    """Σ of KL(own ‖ changed) where there is a next token."""
+    return float((own_TV.exp() * (own_TV - changed_TV)).sum(-1)[:-1].sum())
+
+
+def perfect(n_sites, width):
+    """A dictionary that gives back what it is given: two latents, ±, for each coordinate of each site."""
+    n = n_sites * width
+    dictionary = Dictionary(DictionarySpec(n_sites=n_sites, width=width, n_latents=2 * n, sparsity="l1"))
+    rows = torch.cat([torch.eye(n), -torch.eye(n)]).view(2 * n, n_sites, width)
+    with torch.no_grad():
+        dictionary.encoder_FMD.copy_(rows)
+        dictionary.decoder_FMD.copy_(rows)
+        dictionary.scale_M.copy_(torch.tensor([0.5, 0.3][:n_sites]))
+    return dictionary

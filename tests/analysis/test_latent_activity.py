@@ -1,4 +1,4 @@
-"""Counts, sums, maxima and quality of latents against loops over dense codes; what is left out and how it is counted."""
+"""Counts, sums, maxima and quality of latents against loops over dense codes; what is left out is counted."""
 
 import numpy as np
 import pytest

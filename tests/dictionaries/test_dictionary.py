@@ -271,8 +271,8 @@ def test_the_threshold_keeps_as_many_as_training_did(k):
     planted = plant(n_per_kind=12, width=32)
     scale = measure_scale(planted.batches(4096, 512, 1))
     spec = DictionarySpec(n_sites=2, width=32, n_latents=128, k=k)
-    trainer = Trainer(initial_dictionary(spec, scale, 0), TrainingSpec(n_steps=300), scale.variance)
-    train(trainer, planted.batches(300 * 512, 512, 2))
+    trainer = Trainer(initial_dictionary(spec, scale, 0), TrainingSpec(n_steps=200), scale.variance)
+    train(trainer, planted.batches(200 * 512, 512, 2))
     assert [row.l0 for row in trainer.history[-5:]] == [k] * 5
     fresh = trainer.dictionary.normalised(torch.cat(list(planted.batches(8192, 512, 3))))
     codes = trainer.dictionary.encode(fresh)

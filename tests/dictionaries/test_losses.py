@@ -1,4 +1,4 @@
-"""Each term of the loss moves what it should and nothing else; gradients against differences and against dense autograd."""
+"""Each term of the loss moves what it should and nothing else; gradients against differences and dense autograd."""
 
 import pytest
 import torch

@@ -72,8 +72,8 @@ def check(scores, n_kept, flat, score_P):
     assert torch.equal(score_P.sort(descending=True).values, sorted_values(scores, n_kept))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("k", [1, 8, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 32])
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_full_sort_keeps_is_kept(case, k, dtype):
     scores = CASES[case]().to(dtype)

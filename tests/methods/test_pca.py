@@ -44,7 +44,7 @@ def source_of(base, finetuned, corpus=CORPUS, dtype=torch.float32, blocks=None):
 
 
 def output_of(source, folder, corpus=CORPUS, context=None, **options):
-    config = PcaConfig(**{"n_lens_tokens": 0, **options})
+    config = PcaConfig(**{"n_lens_tokens": 0, "outlier_norm": None, **options})
     return run(config, context_with(source, corpus, folder, **(context or {})))
 
 

@@ -296,10 +296,22 @@ def test_a_component_of_one_token_is_named(data, tmp_path):
     base, delta = data
     delta = delta.copy()
     delta[7] += 300 * np.random.default_rng(0).normal(size=WIDTH)
-    found = computed(tmp_path, delta, base)
+    found = computed(tmp_path, delta, base, outlier_norm=None)
     first = frame(found, "components", component=1)
     assert (first.n_tokens_carrying < 1.1).all()
     assert any("component 1 is carried by fewer than 20 tokens" in note for note in found.notes)
+
+
+def test_a_token_of_unusual_norm_is_left_out_and_said(data, tmp_path):
+    base, delta = data
+    loud = delta.copy()
+    loud[7] += 3000 * np.random.default_rng(0).normal(size=WIDTH)
+    found, without = computed(tmp_path / "a", loud, base), computed(tmp_path / "b", delta, base)
+    assert set(frame(found, "spaces").n_unusual) == {1}
+    assert set(frame(without, "spaces").n_unusual) == {0}
+    assert (frame(found, "spaces").n_tokens == frame(without, "spaces").n_tokens - 1).all()
+    assert (frame(found, "components", component=1).n_tokens_carrying > 20).all()
+    assert any("1 tokens of many times the median norm" in note for note in found.notes)
 
 
 def test_a_null_of_fewer_tokens_is_whole_documents_and_said(data, tmp_path):

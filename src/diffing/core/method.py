@@ -105,6 +105,9 @@ class MethodSpec:
         probe: `(pair, sequence) -> (TokenValues, …)`: the method's values at each token of one text, for trying a pair
             out; None when it has none.
         vectors: `(result) -> (NamedVector, …)`: the directions a result offers for steering; None when it has none.
+        trial: `(result, pair, sequence) -> (TokenValues, …)`: what a result's own dictionary gives at each token of one
+            text; None when it has none.
+        inputs: `(config) -> {name: digest}`: content of files that options name, which is part of the run's key.
     """
 
     name: str
@@ -119,6 +122,8 @@ class MethodSpec:
     view: Callable[["Result"], None] | None = None
     probe: Callable[[Any, Any], tuple[TokenValues, ...]] | None = None
     vectors: Callable[["Result"], tuple[NamedVector, ...]] | None = None
+    trial: Callable[["Result", Any, Any], tuple[TokenValues, ...]] | None = None
+    inputs: Callable[[Any], Mapping[str, str]] = lambda config: {}
 
 
 def later(module: str, name: str) -> Callable[..., Any]:

@@ -46,6 +46,10 @@ class StepRow:
     lr: float
 
 
+class NotFiniteError(UserError):
+    """Too many batches held NaN or infinity; what was learned before is sound."""
+
+
 class Trainer:
     """A dictionary in training: its optimiser, its counters and its threshold.
 
@@ -84,7 +88,8 @@ class Trainer:
         """Learn from one batch of raw activations; None where it holds NaN or infinity and is skipped.
 
         Raises:
-            UserError: It is the tenth such batch, or the loss is no longer finite.
+            NotFiniteError: It is the tenth such batch.
+            UserError: The loss is no longer finite.
         """
         x_NMD = self.dictionary.normalised(raw_NMD)
         if not torch.isfinite(x_NMD).all():
@@ -114,12 +119,12 @@ class Trainer:
         return row
 
     def _skip(self) -> None:
-        self.n_skipped += 1
-        if self.n_skipped >= MOST_SKIPPED:
-            raise UserError(
+        if self.n_skipped + 1 >= MOST_SKIPPED:
+            raise NotFiniteError(
                 f"{MOST_SKIPPED} batches of activations held NaN or infinity, the last after step {self.n_steps}; "
                 "check the weights, or store activations as preprocessing.dtype=float32 or bfloat16."
             )
+        self.n_skipped += 1
 
     def _losses(self, x_NMD: Tensor, dead_F: Tensor) -> tuple[Codes, Tensor, Tensor, Tensor]:
         spec = self.dictionary.spec
@@ -130,8 +135,10 @@ class Trainer:
             self._follow_threshold(score_P)
             made_NMD = self.dictionary.decode(codes)
         else:
-            acts_NF, pre_NF = self._dense(x_NMD)
-            codes, scores_NF = Codes.of_dense(acts_NF.detach()), pre_NF.detach() * self.dictionary.score_scale_F()
+            whole_NF = self.dictionary.pre_activations(x_NMD)
+            pre_NF = whole_NF.clamp_min(0)
+            acts_NF = self._open(pre_NF)
+            codes, scores_NF = Codes.of_dense(acts_NF.detach()), whole_NF.detach() * self.dictionary.score_scale_F()
             decoded_NE = acts_NF @ self.dictionary.decoder_FMD.flatten(1)
             made_NMD = decoded_NE.view_as(x_NMD) + self.dictionary.decoder_bias_MD
             if spec.sparsity == "l1":
@@ -146,12 +153,12 @@ class Trainer:
         weight = self.spec.penalty_at(self.n_steps)
         return codes, fve_loss + self.spec.aux_weight * aux + weight * penalty, fve_loss, aux
 
-    def _dense(self, x_NMD: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations and what they are made of, dense, with gradients."""
-        pre_NF = self.dictionary.pre_activations(x_NMD).clamp_min(0)
-        if self.dictionary.spec.sparsity == "l1":
-            return pre_NF, pre_NF
-        return Jump.apply(pre_NF, self.dictionary.log_threshold_F.exp(), self.dictionary.spec.bandwidth), pre_NF
+    def _open(self, pre_NF: Tensor) -> Tensor:
+        """What thresholds, where there are any, leave of pre-activations that are at least 0."""
+        spec = self.dictionary.spec
+        if spec.sparsity == "l1":
+            return pre_NF
+        return Jump.apply(pre_NF, self.dictionary.log_threshold_F.exp(), spec.bandwidth)
 
     @torch.no_grad()
     def _follow_threshold(self, score_P: Tensor) -> None:
@@ -170,8 +177,9 @@ class Trainer:
             group["lr"] = lr * group["pace"]
         self.optimizer.step()
         self.dictionary.constrain_()
-        bias_F = self.dictionary.encoder_bias_F
-        bias_F.copy_(torch.where(dead_F & (bias_F < 0), _BIAS_DECAY * bias_F, bias_F))
+        if self.spec.aux_weight:
+            bias_F = self.dictionary.encoder_bias_F
+            bias_F.copy_(torch.where(dead_F & (bias_F < 0), _BIAS_DECAY * bias_F, bias_F))
 
     def _count(self, codes: Codes, n_rows: int) -> None:
         self.n_tokens += n_rows
@@ -201,7 +209,7 @@ def train(
         trainer: What to train, as far as it has come.
         batches: Raw activations (N, M, D), from batch `trainer.n_batches` on.
         on_step: Told of every step.
-        save: Called after every `save_every` steps (0: never).
+        save: Called after every `save_every` steps (0: never), and when too many batches hold NaN.
 
     Raises:
         UserError: The batches end too soon, or what `Trainer.step` raises.
@@ -213,7 +221,11 @@ def train(
                 f"The activations ended after {trainer.n_batches} batches and training takes {trainer.spec.n_steps}; "
                 "allow more epochs, or fewer steps."
             )
-        row = trainer.step(raw_NMD)
+        try:
+            row = trainer.step(raw_NMD)
+        except NotFiniteError:
+            save()
+            raise
         if row is None:
             continue
         on_step(row)

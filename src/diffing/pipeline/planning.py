@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ class Job:
     pair: PairSpec
     corpus: CorpusSpec
 
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        """Content of files that the method's options name.
+
+        Raises:
+            UserError: One cannot be found.
+        """
+        return self.method.inputs(self.options)
+
     @property
     def subject(self) -> Subject:
         """The job without its method."""
@@ -77,6 +87,8 @@ class Job:
         }
         if activations is not None:
             determined_by["activations"] = dict(activations)
+        if self.inputs:
+            determined_by["inputs"] = dict(self.inputs)
         return RunKey(
             model_label(self.pair.model), organism_label(self.pair), self.pair.variant, self.method.name,
             fingerprint(determined_by),

@@ -1,7 +1,8 @@
 """One text through both models: every value that a method can give of it, and what each model expected."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from diffing.analysis.predictions import Predictions, top_predictions
@@ -9,6 +10,7 @@ from diffing.analysis.token_text import token_strings
 from diffing.core.errors import UserError
 from diffing.core.method import MethodSpec, load_method, method_names
 from diffing.core.probing import TokenValues
+from diffing.core.result import Result
 from diffing.core.specs import CorpusSpec
 from diffing.data.chats import ROLES
 from diffing.data.documents import documents_from_texts
@@ -55,6 +57,7 @@ def probe_text(
     methods: Sequence[str] = ("kl", "normdiff"),
     max_length: int = 1024,
     k: int = 10,
+    results: Sequence[Result] = (),
 ) -> ProbedText:
     """Read one text or chat through both models.
 
@@ -66,6 +69,7 @@ def probe_text(
         methods: Whose values to give; those that have none of one text are passed over.
         max_length: Tokens read; more are cut off, with a note.
         k: Predictions listed at each token.
+        results: Finished runs whose own dictionaries are tried on the text.
 
     Raises:
         UserError: The text has fewer than 2 tokens, more than the models read, or tokens that the vocabularies do not
@@ -79,6 +83,11 @@ def probe_text(
     for spec in specs:
         if spec.probe is not None:
             values[spec.name], said = _values(spec, pair, sequence)
+            notes += said
+    for result in results:
+        trial = load_method(result.method).trial
+        if trial is not None:
+            values[result.method], said = _guarded(load_method(result.method), partial(trial, result, pair, sequence))
             notes += said
     ids = sequence.ids.tolist()
     listed = [i for side in (predictions.base, predictions.finetuned) for i in side.ids_TK.ravel().tolist()]
@@ -124,8 +133,15 @@ def _refuse_too_long(pair: ModelPair, n_tokens: int) -> None:
 def _values(spec: MethodSpec, pair: ModelPair, sequence: TokenSequence) -> tuple[tuple[TokenValues, ...], list[str]]:
     """A method's values, and a sentence where it has none."""
     assert spec.probe is not None
+    return _guarded(spec, partial(spec.probe, pair, sequence))
+
+
+def _guarded(
+    spec: MethodSpec, compute: Callable[[], tuple[TokenValues, ...]]
+) -> tuple[tuple[TokenValues, ...], list[str]]:
+    """Values, and a sentence where there are none."""
     try:
-        values = spec.probe(pair, sequence)
+        values = compute()
     except UserError as error:
         return (), [f"{spec.title}: {error}"]
     return values, [] if values else [f"{spec.title}: nothing of these two models can be compared."]

@@ -37,6 +37,16 @@ def plotly(data: dict[str, Any], name: str, alt: str) -> None:
     )
 
 
+def selectable(data: dict[str, Any], name: str, alt: str) -> list[Any]:
+    """A plotly figure in which points can be selected; gives the `customdata` of those that are."""
+    event = st.plotly_chart(
+        _themed(data), key=f"figure-{name}", on_select="rerun", selection_mode=("points", "box", "lasso"),
+        config={"displaylogo": False, "toImageButtonOptions": {"format": "svg", "filename": name}}, alt=alt,
+    )  # fmt: skip
+    points = event.selection.points  # type: ignore[union-attr]
+    return [p["customdata"] for p in points if "customdata" in p]
+
+
 def _themed(data: dict[str, Any]) -> dict[str, Any]:
     """The figure without a template of its own, so that Streamlit's theme colours it, and with room to read."""
     layout = {k: v for k, v in (data.get("layout") or {}).items() if k not in ("template", "width")}

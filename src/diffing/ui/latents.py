@@ -6,16 +6,19 @@ from typing import Any
 import pyarrow.compute as pc
 import streamlit as st
 
-from diffing.core.blocks import Heading, Paragraph
+from diffing.core.blocks import Figure, Heading, Paragraph
 from diffing.core.result import Result
 from diffing.display.latents import section as shown
 from diffing.display.numbers import number
 from diffing.display.windows import window_heatmap
 from diffing.ui.blocks import draw
+from diffing.ui.figures import plotly, selectable
+from diffing.ui.html_tables import table
 from diffing.ui.paged_table import paged_table
 from diffing.ui.parts import examples, one_of, part
 from diffing.ui.text import paragraph, plain
 
+_MOST_SELECTED = 50
 _HIDDEN = ("is_dead", "norm_base_raw", "norm_ft_raw", "beta_ft_error")
 
 
@@ -45,9 +48,27 @@ def _blocks(result: Result, blocks: list[Any], key: str) -> None:
 
 
 def _latents(result: Result) -> None:
-    _blocks(result, [b for b in shown.latents(result) if type(b).__name__ in ("Figure", "Table")][:2], "latents")
+    figures = {b.name: b for b in shown.latents(result) if isinstance(b, Figure)}
+    if "latents" in figures:
+        st.caption("Select points, by a click, a box or a lasso, to list these latents.")
+        data, block = result.figure_data("latents"), figures["latents"]
+        selected = {_number(c) for c in selectable(data, f"{result.method}-latents", block.alt)}
+        paragraph(block.caption, "d-muted")
+        if selected:
+            _selected(result, selected)
     st.markdown("All latents, the most telling first; filter and sort, then look one up under *One latent*.")
     paged_table(result, "latents", "latent_rows", hidden=_HIDDEN, picks=("tag", "verdict"))
+
+
+def _number(customdata: Any) -> int:
+    """The latent of a selected point; one number, or a list of one."""
+    return int(customdata[0] if isinstance(customdata, list) else customdata)
+
+
+def _selected(result: Result, latents: set[int]) -> None:
+    rows = [r for r in result.table("latents").to_pylist() if r["latent"] in latents]
+    st.markdown(f"**{len(rows)} selected**")
+    table(shown.latent_rows_table(result, rows[:_MOST_SELECTED]))
 
 
 def _one_latent(result: Result) -> None:
@@ -94,7 +115,6 @@ def _groups(result: Result, latent: int) -> None:
     import plotly.graph_objects as go
 
     from diffing.display.colours import SERIES
-    from diffing.ui.figures import plotly
 
     table = result.table("latent_groups").filter(pc.field("latent") == latent)
     columns = st.columns(2)

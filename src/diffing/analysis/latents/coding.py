@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffing.activations.rows import SlotRows
+from diffing.activations.rows import RowBlock, SlotRows
 from diffing.analysis.latents.sites import Input, as_input
 from diffing.dictionaries.codes import Codes
 from diffing.dictionaries.dictionary import Dictionary
@@ -36,27 +36,23 @@ class CodedBlock:
     n_unusual: int
 
 
-@torch.no_grad()
 def coded_blocks(
     dictionary: Dictionary, rows: SlotRows, kind: Input, kept_N: np.ndarray, title: str
 ) -> Iterator[CodedBlock]:
     """Every block's kept tokens, coded; in the source's order."""
-    device = dictionary.scale_M.device
     for block in rows.blocks(title):
-        keep_N = torch.from_numpy(kept_N[block.token_N]).to(block.rows_N2D.device)
-        pair_N2D = block.rows_N2D[keep_N].to(device, torch.float32)
-        is_finite_N, is_usual_N = torch.isfinite(pair_N2D).flatten(1).all(1), rows.usual(pair_N2D)
-        token_N, fine_N = block.token_N[keep_N.cpu().numpy()], is_finite_N & is_usual_N
-        if not fine_N.all():
-            pair_N2D, token_N = pair_N2D[fine_N], token_N[fine_N.cpu().numpy()]
-        x_NMD = dictionary.normalised(as_input(pair_N2D, kind))
-        codes = dictionary.encode(x_NMD)
-        yield CodedBlock(
-            token_N,
-            pair_N2D,
-            x_NMD,
-            codes,
-            dictionary.decode(codes),
-            int((~is_finite_N).sum()),
-            int((~is_usual_N).sum()),
-        )
+        yield _coded(dictionary, rows, kind, kept_N, block)
+
+
+@torch.no_grad()
+def _coded(dictionary: Dictionary, rows: SlotRows, kind: Input, kept_N: np.ndarray, block: RowBlock) -> CodedBlock:
+    keep_N = torch.from_numpy(kept_N[block.token_N]).to(block.rows_N2D.device)
+    pair_N2D = block.rows_N2D[keep_N].to(dictionary.scale_M.device, torch.float32)
+    is_finite_N, is_usual_N = torch.isfinite(pair_N2D).flatten(1).all(1), rows.usual(pair_N2D)
+    token_N, fine_N = block.token_N[keep_N.cpu().numpy()], is_finite_N & is_usual_N
+    if not fine_N.all():
+        pair_N2D, token_N = pair_N2D[fine_N], token_N[fine_N.cpu().numpy()]
+    x_NMD = dictionary.normalised(as_input(pair_N2D, kind))
+    codes = dictionary.encode(x_NMD)
+    made_NMD = dictionary.decode(codes)
+    return CodedBlock(token_N, pair_N2D, x_NMD, codes, made_NMD, int((~is_finite_N).sum()), int((~is_usual_N).sum()))

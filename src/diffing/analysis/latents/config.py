@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from diffing.core.config import Strict
+from diffing.core.errors import UserError
 from diffing.core.layers import Layers, Site
 from diffing.core.method import MethodConfig, Needs
 from diffing.dictionaries.spec import Sparsity
@@ -117,9 +118,17 @@ class DictionaryConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "DictionaryConfig":
-        if self.n_latents is not None and self.sparsity in ("batch_topk", "topk") and self.k > self.n_latents:
-            raise ValueError(f"k={self.k} is more than n_latents={self.n_latents}; lower k or take more latents")
+        if self.n_latents is not None:
+            self.refuse_k(self.n_latents)
         return self
+
+    def refuse_k(self, n_latents: int) -> None:
+        """Raises UserError: k is more than the dictionary's latents."""
+        if self.sparsity in ("batch_topk", "topk") and self.k > n_latents:
+            raise UserError(
+                f"diffing.method.k={self.k} is more than the dictionary's {n_latents} latents; lower k, or set "
+                f"diffing.method.n_latents={self.k} or more."
+            )
 
 
 def needs(config: DictionaryConfig) -> Needs:

@@ -2,6 +2,7 @@
 
 from diffing.analysis.latents.config import DictionaryConfig
 from diffing.analysis.latents.sites import NAMES, Input
+from diffing.core.files import sha256
 from diffing.core.layers import Slot
 from diffing.dictionaries.layouts import Published, expect, read_layout
 from diffing.models.dictionary_files import dictionary_folder
@@ -17,6 +18,18 @@ def opened(config: DictionaryConfig, kind: Input, slot: Slot, width: int) -> Pub
     published = read_layout(dictionary_folder(config.path, config.revision))
     expect(published, len(NAMES[kind]), width)
     return published
+
+
+def inputs_of(config: DictionaryConfig) -> dict[str, str]:
+    """Digests of the published dictionary's files, by name; none where one is trained.
+
+    Raises:
+        UserError: It cannot be found.
+    """
+    if config.path is None:
+        return {}
+    folder = dictionary_folder(config.path, config.revision)
+    return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()} if folder.is_dir() else {}
 
 
 def published_notes(published: Published, slot: Slot, path: str) -> list[str]:

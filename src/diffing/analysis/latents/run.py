@@ -72,6 +72,7 @@ def _dictionaries(
     width = context.activations.width
     if config.path is not None:
         published = opened(config, setting.kind, setting.slot, width)
+        refuse_layouts(published.dictionary.spec, config.save_as, context.scratch)
         notes = published_notes(published, setting.slot, config.path)
         return [Trained(published.dictionary, (), 0, int(setting.split.train_N.sum()), 0)], notes
     spec: DictionarySpec = spec_of(width, n_latents(config, width))

@@ -17,6 +17,7 @@ from diffing.dictionaries.codes import Codes
 from diffing.dictionaries.dictionary import Dictionary
 from diffing.models.capture import capture
 from diffing.models.handle import ModelHandle
+from diffing.models.pair import ModelPair
 from diffing.models.rewriting import rewritten
 
 _LOGIT_BYTES = 2**27
@@ -79,7 +80,6 @@ def some_sequences(tokens: TokenTable, split: Split, n_tokens: int, seed: int) -
     return {name: found for name, found in chosen.items() if found}
 
 
-@torch.no_grad()
 def pair_batches(
     context: RunContext, dictionary: Dictionary, kind: Input, slot: Slot, tokens: TokenTable, kept_N: np.ndarray,
     sequences: Sequence[int], limit: float,
@@ -95,13 +95,20 @@ def pair_batches(
         for row, sequence in enumerate(batch.sequences):
             mask_T = kept_N[tokens.rows_of(sequence)]
             is_kept_BT[row, : len(mask_T)] = torch.from_numpy(mask_T)
-        streams = tuple(capture(h, batch.ids_BT, [slot], batch.lengths)[slot] for h in (pair.base, pair.finetuned))
-        base_BTD, finetuned_BTD = (s.to(streams[0].device) for s in streams)
-        mask_BT = is_kept_BT.to(base_BTD.device)
-        mask_BT &= torch.maximum(base_BTD.float().norm(dim=2), finetuned_BTD.float().norm(dim=2)) <= limit
-        pair_N2D = torch.stack([base_BTD.float()[mask_BT], finetuned_BTD.float()[mask_BT]], 1)
-        codes = dictionary.encode(dictionary.normalised(as_input(pair_N2D, kind)))
-        yield PairBatch(batch, mask_BT, (base_BTD, finetuned_BTD), codes, dictionary.decode(codes))
+        yield _coded(pair, dictionary, kind, slot, batch, is_kept_BT, limit)
+
+
+@torch.no_grad()
+def _coded(
+    pair: ModelPair, dictionary: Dictionary, kind: Input, slot: Slot, batch: Batch, is_kept_BT: Tensor, limit: float
+) -> PairBatch:
+    streams = tuple(capture(h, batch.ids_BT, [slot], batch.lengths)[slot] for h in (pair.base, pair.finetuned))
+    base_BTD, finetuned_BTD = (s.to(streams[0].device) for s in streams)
+    mask_BT = is_kept_BT.to(base_BTD.device)
+    mask_BT &= torch.maximum(base_BTD.float().norm(dim=2), finetuned_BTD.float().norm(dim=2)) <= limit
+    pair_N2D = torch.stack([base_BTD.float()[mask_BT], finetuned_BTD.float()[mask_BT]], 1)
+    codes = dictionary.encode(dictionary.normalised(as_input(pair_N2D, kind)))
+    return PairBatch(batch, mask_BT, (base_BTD, finetuned_BTD), codes, dictionary.decode(codes))
 
 
 class LossReader:

@@ -133,11 +133,7 @@ def n_latents(config: DictionaryConfig, width: int) -> int:
         UserError: k is more than these.
     """
     n = config.n_latents if config.n_latents is not None else max(1, round(config.expansion * width))
-    if config.sparsity in ("batch_topk", "topk") and config.k > n:
-        raise UserError(
-            f"diffing.method.k={config.k} is more than the dictionary's {n} latents; lower k, or set "
-            f"diffing.method.n_latents={config.k} or more."
-        )
+    config.refuse_k(n)
     return n
 
 
@@ -146,7 +142,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(

@@ -9,16 +9,21 @@ import streamlit as st
 from diffing.core.blocks import HeatToken, Table
 from diffing.core.config import fingerprint
 from diffing.core.errors import UserError
+from diffing.core.method import load_method
 from diffing.core.probing import TokenValues
+from diffing.core.result import Result
 from diffing.core.specs import PairSpec
+from diffing.dashboard.catalog import Entry
 from diffing.dashboard.pages.picking import loaded, pick_subject, state_of
 from diffing.dashboard.pages.sampling import SamplingChoice, sampling_controls
 from diffing.dashboard.site import Site
+from diffing.dashboard.subjects import Subject
 from diffing.dashboard.writing import Writing, prompt_of, write_together
 from diffing.display.numbers import number
 from diffing.ui.figures import plotly
 from diffing.ui.heatmap import choosable_heatmap
 from diffing.ui.html_tables import table
+from diffing.ui.kept import kept_choice
 from diffing.ui.parts import one_of
 from diffing.ui.text import paragraph, plain, quoted
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 Chat = list[dict[str, str]]
 _MOST_CHARACTERS = 20_000
 _IN_URL = 2_000
+_NONE = "none"
 _ROLES = ("system", "user", "assistant")
 _EXAMPLE = "The capital of France is Paris. Ask me anything else you want to know."
 
@@ -37,14 +43,16 @@ def page(site: Site) -> None:
     """Draw the page."""
     st.title("Try a text on both models")
     entries = site.catalog.entries()
-    spec = state_of(site, pick_subject(site, entries), entries)
+    subject = pick_subject(site, entries)
+    spec = state_of(site, subject, entries)
     given = _input()
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         first = one_of("Generate first", ["no", "base", "finetuned"], "first")
     choice = sampling_controls() if first != "no" else None
+    tried = _dictionary(entries, subject)
     if right.button("Analyse", type="primary", icon=":material/play_arrow:", key="analyse"):
-        _analyse(site, spec, given, first, choice)
+        _analyse(site, spec, given, first, choice, tried)
     found = st.session_state.get("tried")
     if found is None:
         paragraph("Nothing is computed before you ask for it.", "d-muted")
@@ -52,6 +60,29 @@ def page(site: Site) -> None:
         paragraph("The analysis that was shown is of another pair; analyse again.", "d-muted")
     else:
         _show(found["text"])
+
+
+def _dictionary(entries: Sequence[Entry], subject: Subject) -> Result | None:
+    """A control that chooses a dictionary of this pair to try on the text, where there is one."""
+    mine = {
+        e.id: e
+        for e in entries
+        if e.is_readable and Subject(e.model, e.organism, e.variant) == subject and _has_trial(e.method)
+    }
+    if not mine:
+        return None
+    chosen = kept_choice(
+        st.container(), "Dictionary", [_NONE, *mine], "dictionary",
+        format_func=lambda i: i if i == _NONE else f"{mine[i].method} · {i.rpartition('/')[2][:8]}",
+    )  # fmt: skip
+    return None if chosen == _NONE else Result(mine[chosen].folder)
+
+
+def _has_trial(method: str) -> bool:
+    try:
+        return load_method(method).trial is not None
+    except UserError:
+        return False
 
 
 def _input() -> str | Chat:
@@ -95,7 +126,14 @@ def _parsed(text: str | None) -> Chat | None:
     return chat if all(r["role"] in _ROLES for r in chat) else None
 
 
-def _analyse(site: Site, spec: PairSpec, given: str | Chat, first: str, choice: SamplingChoice | None) -> None:
+def _analyse(
+    site: Site,
+    spec: PairSpec,
+    given: str | Chat,
+    first: str,
+    choice: SamplingChoice | None,
+    tried: Result | None,
+) -> None:
     st.session_state.pop("tried", None)
     if not given or (isinstance(given, str) and not given.strip()):
         raise UserError("There is no text yet; write some.")
@@ -105,7 +143,7 @@ def _analyse(site: Site, spec: PairSpec, given: str | Chat, first: str, choice: 
     from diffing.pipeline.probing import probe_text, probing_methods
 
     with st.spinner("Reading the text through both models …"), site.pairs.lock:
-        found = probe_text(pair, given, probing_methods())
+        found = probe_text(pair, given, probing_methods(), results=() if tried is None else (tried,))
     st.session_state["n_tried"] = st.session_state.get("n_tried", 0) + 1
     st.session_state["tried"] = {"spec": fingerprint(spec), "text": found}
     st.session_state.pop("at", None)

@@ -144,7 +144,11 @@ def _tag_table(result: Result) -> Table:
 
 def latent_table(result: Result, n: int) -> Table:
     """The n most telling live latents."""
-    rows = [r for r in result.table("latents").slice(0, n).to_pylist() if not r["is_dead"]]
+    return latent_rows_table(result, [r for r in result.table("latents").slice(0, n).to_pylist() if not r["is_dead"]])
+
+
+def latent_rows_table(result: Result, rows: list[dict[str, Any]]) -> Table:
+    """Some latents, side by side."""
     if is_pair(result):
         columns = (
             "latent",

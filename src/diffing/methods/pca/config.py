@@ -22,6 +22,8 @@ class PcaConfig(MethodConfig):
             first.
         example_layer: Layer of the token ranking, the examples by document and the headline; None: the one with the
             largest mean squared difference relative to the base's mean squared norm.
+        outlier_norm: Tokens whose norm is more than so many times the median are left out (attention sinks beyond the
+            first positions); None: none are.
         n_components: Components that get read-outs, examples and a vector; spectra are whole.
         n_null_draws: Draws of the null spectrum.
         max_null_tokens: Tokens that the null is drawn from; whole documents, at random.
@@ -37,6 +39,7 @@ class PcaConfig(MethodConfig):
     sites: tuple[Site, ...] | None = Field(default=None, min_length=1)
     of: tuple[Target, ...] = Field(default=("delta",), min_length=1)
     example_layer: int | None = None
+    outlier_norm: float | None = Field(default=10, gt=1)
     n_components: int = Field(default=10, ge=1)
     n_null_draws: int = Field(default=20, ge=2)
     max_null_tokens: int = Field(default=16_384, ge=1)

@@ -15,7 +15,7 @@ from diffing.core.files import atomic_path
 from diffing.core.layers import Slot
 from diffing.methods.pca.config import Target
 from diffing.methods.pca.mapped import found_array, new_array
-from diffing.methods.pca.targets import finite_rows, target_rows
+from diffing.methods.pca.targets import finite_rows, target_rows, usual_rows
 from diffing.methods.pca.units import units_of
 
 
@@ -26,13 +26,15 @@ class Moments:
     Args:
         covariances: Of each target.
         base_squares: Σ‖b‖².
-        n_not_finite: Kept tokens left out because they are not finite in one of the models.
+        n_not_finite: Kept tokens left out because they are not finite in one of the models,
+        n_unusual: and because their norm is above the limit.
         null_rows: By target, rows of the null's tokens, float32, NaN where not finite; a file mapped into memory.
     """
 
     covariances: Mapping[Target, Covariance]
     base_squares: float
     n_not_finite: int
+    n_unusual: int
     null_rows: Mapping[Target, np.ndarray]
 
 
@@ -44,18 +46,22 @@ class _Running:
     covariances: dict[Target, Covariance]
     base_squares: float
     n_not_finite: int
+    n_unusual: int
     n_units: int
     null_rows: dict[Target, np.memmap]
 
     @classmethod
     def opened(cls, folder: Path, targets: Sequence[Target], width: int, n_null: int) -> "_Running":
-        """As an interrupted run left it, or of no rows."""
+        """As an interrupted run left it, or of no rows.
+
+        What is read is copied: sums over memory of another alignment differ in their last bit.
+        """
         shape = (n_null, width)
         try:
             state = load_file(folder / "moments.safetensors")
-            n, n_not_finite, n_units = state["counts"].tolist()
+            n, n_not_finite, n_unusual, n_units = state["counts"].tolist()
             covariances: dict[Target, Covariance] = {
-                t: Covariance(n, state[f"{t}.mean"], state[f"{t}.m2"]) for t in targets
+                t: Covariance(n, state[f"{t}.mean"].clone(), state[f"{t}.m2"].clone()) for t in targets
             }
             base_squares = float(state["base_squares"])
         except (SafetensorError, OSError, ValueError, KeyError):
@@ -64,25 +70,28 @@ class _Running:
         null_rows: dict[Target, np.memmap] = {t: array for t, array in arrays.items() if array is not None}
         if len(null_rows) < len(arrays):
             return cls._new(folder, targets, shape)
-        return cls(folder, covariances, base_squares, n_not_finite, n_units, null_rows)
+        return cls(folder, covariances, base_squares, n_not_finite, n_unusual, n_units, null_rows)
 
     @classmethod
     def _new(cls, folder: Path, targets: Sequence[Target], shape: tuple[int, int]) -> "_Running":
         rows: dict[Target, np.memmap] = {t: new_array(folder / f"null_{t}.npy", shape, 0.0) for t in targets}
         covariances: dict[Target, Covariance] = {t: Covariance.empty(shape[1]) for t in targets}
-        return cls(folder, covariances, 0.0, 0, 0, rows)
+        return cls(folder, covariances, 0.0, 0, 0, 0, rows)
 
-    def add(self, rows: PairRows, kept_N: np.ndarray, place_N: np.ndarray) -> None:
+    def add(self, rows: PairRows, kept_N: np.ndarray, place_N: np.ndarray, limit: float) -> None:
         """Take in a block.
 
         Args:
             rows: Its activations.
             kept_N: Which of its rows count.
             place_N: Each row's place among the null's, −1 for none.
+            limit: Norm above which a row is left out.
         """
         kept = torch.from_numpy(kept_N).to(rows.base_ND.device)
-        used = kept & finite_rows(rows)
-        self.n_not_finite += int(kept.sum() - used.sum())
+        finite = kept & finite_rows(rows)
+        used = finite & usual_rows(rows, limit)
+        self.n_not_finite += int(kept.sum() - finite.sum())
+        self.n_unusual += int(finite.sum() - used.sum())
         self.base_squares += float(target_rows(rows, "base", used).square().sum())
         places = place_N[used.cpu().numpy()]
         lost = place_N[(kept & ~used).cpu().numpy()]
@@ -100,17 +109,17 @@ class _Running:
             self.null_rows[target].flush()
             tensors |= {f"{target}.mean": covariance.mean_D, f"{target}.m2": covariance.m2_DD}
         n = next(iter(self.covariances.values())).n
-        tensors["counts"] = torch.tensor([n, self.n_not_finite, self.n_units])
+        tensors["counts"] = torch.tensor([n, self.n_not_finite, self.n_unusual, self.n_units])
         with atomic_path(self.folder / "moments.safetensors") as temporary:
             temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}))
 
     def done(self) -> Moments:
-        return Moments(self.covariances, self.base_squares, self.n_not_finite, self.null_rows)
+        return Moments(self.covariances, self.base_squares, self.n_not_finite, self.n_unusual, self.null_rows)
 
 
 def read_moments(
     source: ActivationSource, slots: Sequence[Slot], targets: Sequence[Target], kept_N: np.ndarray,
-    null_tokens: np.ndarray, scratch: Path, advance: Callable[[float], None],
+    null_tokens: np.ndarray, limits: Mapping[Slot, float], scratch: Path, advance: Callable[[float], None],
 ) -> dict[Slot, Moments]:  # fmt: skip
     """Moments of some slots in one pass; an interrupted one goes on where it stopped.
 
@@ -120,6 +129,7 @@ def read_moments(
         targets: What is decomposed.
         kept_N: Which tokens count.
         null_tokens: Tokens that the null is drawn from, ascending; all of them kept.
+        limits: Norm above which a slot's rows are left out.
         scratch: Folder for unfinished work.
         advance: Told the number of tokens read.
     """
@@ -130,7 +140,7 @@ def read_moments(
         waiting = [s for s in slots if running[s].n_units <= number]
         for block in source.blocks(waiting, blocks) if waiting else ():
             for slot, rows in block.rows.items():
-                running[slot].add(rows, kept_N[block.token_N], place_N[block.token_N])
+                running[slot].add(rows, kept_N[block.token_N], place_N[block.token_N], limits[slot])
         for slot in waiting:
             running[slot].save()
         advance(sum(len(source.block_tokens[b]) for b in blocks))

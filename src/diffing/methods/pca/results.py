@@ -24,6 +24,7 @@ class SpaceRow:
     centring: str
     n_tokens: int
     n_not_finite: int
+    n_unusual: int
     total: float
     mean_norm: float
     mean_share: float | None

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from diffing.activations.outliers import norm_limit
 from diffing.activations.source import ActivationSource
 from diffing.analysis.context import RunContext
 from diffing.analysis.token_excess import document_mean_table, token_excess_table
@@ -44,8 +45,9 @@ def run(config: PcaConfig, context: RunContext) -> MethodOutput:
     spaces: list[Space] = []
     scores: dict[Slot, Scores] = {}
     relative: dict[Slot, float] = {}
+    limits = {s: norm_limit(source, s, kept_N, config.outlier_norm) for s in source.slots}
     for slots in _groups(source, len(config.of)):
-        moments = _moments(config, context, source, slots, kept_N, null_N)
+        moments = _moments(config, context, source, slots, kept_N, null_N, limits)
         found = {
             s: spaces_of(s, moments[s], _nulls(config, context, source, s, moments[s], null_N), config.n_components)
             for s in slots
@@ -53,7 +55,7 @@ def run(config: PcaConfig, context: RunContext) -> MethodOutput:
         relative |= {s: _relative(found[s], moments[s]) for s in slots}
         del moments
         with bar("pca: reading activations for scores", _n_tokens(source), "tokens") as advance:
-            scores |= read_scores(source, found, context.scratch, advance)
+            scores |= read_scores(source, found, limits, context.scratch, advance)
         spaces += [space for s in slots for space in found[s]]
     main = _main(config, spaces, relative)
     return _tabulate(config, context, source, Gathered(source.tokens, kept_N, tuple(spaces), scores, main))
@@ -97,10 +99,10 @@ def _groups(source: ActivationSource, n_targets: int) -> Iterator[list[Slot]]:
 
 def _moments(
     config: PcaConfig, context: RunContext, source: ActivationSource, slots: Sequence[Slot], kept_N: np.ndarray,
-    null_N: np.ndarray,
+    null_N: np.ndarray, limits: dict[Slot, float],
 ) -> dict[Slot, Moments]:  # fmt: skip
     with bar("pca: reading activations for covariances", _n_tokens(source), "tokens") as advance:
-        return read_moments(source, slots, config.of, kept_N, null_N, context.scratch, advance)
+        return read_moments(source, slots, config.of, kept_N, null_N, limits, context.scratch, advance)
 
 
 def _nulls(
@@ -184,6 +186,8 @@ def _said(data: Gathered) -> Iterator[str]:
                 "models; they are left out."
             )
     main = data.main
+    if main.n_unusual:
+        yield f"{main.n_unusual:,} tokens of many times the median norm (attention sinks) are left out of {main.key}."
     few = [c for c in data.listed if c.space is main and data.n_tokens_carrying(c) < _FEW_TOKENS]
     if few:
         yield (

@@ -14,7 +14,7 @@ from diffing.core.files import read_json, write_json
 from diffing.core.layers import Slot
 from diffing.methods.pca.mapped import found_array, new_array
 from diffing.methods.pca.spaces import Space
-from diffing.methods.pca.targets import finite_rows, target_rows
+from diffing.methods.pca.targets import finite_rows, target_rows, usual_rows
 from diffing.methods.pca.units import units_of
 
 
@@ -62,8 +62,8 @@ class _Running:
             columns_XN, n_units = new_array(path, shape, np.nan), 0
         return cls(folder, Scores(spaces, columns_XN), n_units)
 
-    def add(self, rows: PairRows, token_N: np.ndarray) -> None:
-        used = finite_rows(rows)
+    def add(self, rows: PairRows, token_N: np.ndarray, limit: float) -> None:
+        used = finite_rows(rows) & usual_rows(rows, limit)
         values_XN = torch.cat([_projected(s, target_rows(rows, s.target, used)) for s in self.scores.spaces])
         self.scores.columns_XN[:, token_N[used.cpu().numpy()]] = values_XN.numpy()
 
@@ -75,13 +75,15 @@ class _Running:
 
 
 def read_scores(
-    source: ActivationSource, spaces: Mapping[Slot, tuple[Space, ...]], scratch: Path, advance: Callable[[float], None]
-) -> dict[Slot, Scores]:
+    source: ActivationSource, spaces: Mapping[Slot, tuple[Space, ...]], limits: Mapping[Slot, float], scratch: Path,
+    advance: Callable[[float], None],
+) -> dict[Slot, Scores]:  # fmt: skip
     """Scores of all tokens that the source covers, in one pass; an interrupted one goes on where it stopped.
 
     Args:
         source: Where activations come from.
         spaces: By slot, what rows are projected on.
+        limits: Norm above which a slot's rows have no score.
         scratch: Folder for unfinished work.
         advance: Told the number of tokens read.
     """
@@ -90,7 +92,7 @@ def read_scores(
         waiting = [s for s, found in running.items() if found.n_units <= number]
         for block in source.blocks(waiting, blocks) if waiting else ():
             for slot, rows in block.rows.items():
-                running[slot].add(rows, block.token_N)
+                running[slot].add(rows, block.token_N, limits[slot])
         for slot in waiting:
             running[slot].save()
         advance(sum(len(source.block_tokens[b]) for b in blocks))

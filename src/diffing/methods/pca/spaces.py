@@ -23,7 +23,8 @@ class Space:
         target: What was decomposed.
         centring: Whether the mean was taken out.
         n_tokens: Tokens it rests on.
-        n_not_finite: Kept tokens left out.
+        n_not_finite: Kept tokens left out because they are not finite,
+        n_unusual: and for their norm.
         mean_D: Mean of the target, float64.
         total: Sum of all eigenvalues.
         participation_ratio: (Σλ)² / Σλ².
@@ -42,6 +43,7 @@ class Space:
     centring: Centring
     n_tokens: int
     n_not_finite: int
+    n_unusual: int
     mean_D: Tensor
     total: float
     participation_ratio: float | None
@@ -100,7 +102,7 @@ def _space(
     above_K = above_null(values_K, null_K, null.n_documents)
     return Space(
         slot=slot, target=target, centring=centring, n_tokens=covariance.n, n_not_finite=moments.n_not_finite,
-        mean_D=covariance.mean_D, total=found.total, participation_ratio=found.participation_ratio, values_K=values_K,
+        n_unusual=moments.n_unusual, mean_D=covariance.mean_D, total=found.total, participation_ratio=found.participation_ratio, values_K=values_K,
         null_K=null_K, above_K=above_K, vectors_CD=found.vectors_KD[: min(n_components, found.rank)].clone(),
         subspace_AD=found.vectors_KD[torch.from_numpy(above_K)].float(), n_null_tokens=null.n_tokens,
         n_null_documents=null.n_documents, is_exact=found.is_exact,

@@ -29,7 +29,8 @@ def _space_row(unit: int, space: Space) -> SpaceRow:
     above = float(space.values_K[space.above_K].sum())
     return SpaceRow(
         unit=unit, layer=space.slot.layer, site=space.slot.site, target=space.target, centring=space.centring,
-        n_tokens=space.n_tokens, n_not_finite=space.n_not_finite, total=space.total, mean_norm=space.mean_norm,
+        n_tokens=space.n_tokens, n_not_finite=space.n_not_finite, n_unusual=space.n_unusual, total=space.total,
+        mean_norm=space.mean_norm,
         mean_share=min(space.mean_norm**2 / whole, 1.0) if whole > 0 else None,
         participation_ratio=space.participation_ratio, n_above_null=space.n_above,
         share_above_null=min(above / space.total, 1.0) if space.total > 0 else None,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from diffing.activations.outliers import largest_norms
 from diffing.activations.source import PairRows
 from diffing.methods.pca.config import Target
 
@@ -13,6 +14,11 @@ def finite_rows(rows: PairRows) -> Tensor:
     return (torch.isfinite(base_ND) & torch.isfinite(finetuned_ND)).all(1) & torch.isfinite(
         finetuned_ND.float() - base_ND.float()
     ).all(1)
+
+
+def usual_rows(rows: PairRows, limit: float) -> Tensor:
+    """Which rows are not above a norm in either model, shape (N,)."""
+    return ~(largest_norms(torch.stack(list(rows), 1)) > limit)
 
 
 def target_rows(rows: PairRows, target: Target, chosen_N: Tensor) -> Tensor:

@@ -18,4 +18,6 @@ METHOD = MethodSpec(
     needs=needs,
     view=later("diffing.methods.sae_difference.view", "view"),
     vectors=later("diffing.display.latents.vectors", "named_vectors"),
+    trial=later("diffing.analysis.latents.trial", "try_text"),
+    inputs=later("diffing.analysis.latents.opening", "inputs_of"),
 )
