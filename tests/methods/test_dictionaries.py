@@ -524,3 +524,57 @@ def test_a_run_killed_in_training_ends_as_if_it_never_was(name, command, bench, 
     assert "training the dictionary: 10 %" not in outcome.err
     assert_same_tables(folder, run_folder(tmp_path / "whole"))
     assert not (folder / "partial").exists()
+
+
+def test_the_dictionary_reads_a_text_of_ones_own(whole, bench):
+    """Activations are those of the dictionary on what a hook sees, none at the position that the run left out."""
+    from diffing.core.result import Result
+    from diffing.pipeline.probing import probe_text
+
+    name, folder = whole
+    pair = diffing.load_pair(str(bench.base), adapter=str(bench.adapter), device_map="cpu")
+    result = Result(folder)
+    found = probe_text(pair, "the heron rang the bell twice", methods=(), results=(result,))
+    values = found.values[name]
+    assert values
+    assert len(values) <= 24
+    slot = manifest(folder)["facts"]["slot"]
+    layer = int(slot.partition("/")[0].removeprefix("layer_"))
+    ids_BT = torch.tensor([found.token_ids])
+    seen = []
+    for handle in (pair.base, pair.finetuned):
+        kept = []
+        hook = handle.sites.layers[layer].register_forward_hook(
+            lambda module, args, output, kept=kept: kept.append(output[0] if isinstance(output, tuple) else output)
+        )
+        with handle.active(), torch.no_grad():
+            handle.module(input_ids=ids_BT)
+        hook.remove()
+        seen.append(kept[0][0])
+    rows = torch.stack(seen, 1) if name == "crosscoder" else (seen[1] - seen[0])[:, None]
+    dictionary = read_layout(folder / "files" / "dictionary").dictionary
+    acts = dictionary.encode(dictionary.normalised(rows)).dense()
+    for value in values:
+        latent = int(value.name.split()[1])
+        assert value.layer == layer
+        assert value.values_T[0] == 0
+        assert value.values_T[1:] == pytest.approx(acts[1:, latent].tolist(), abs=1e-4)
+
+
+def test_another_dictionary_under_the_same_path_is_another_run(bench, command, whole, tmp_path):
+    import shutil
+
+    name, folder = whole
+    path = tmp_path / "mine"
+    shutil.copytree(folder / "files" / "dictionary", path)
+    args = asked(bench, tmp_path / "out", name, f"diffing.method.path={path}", "diffing.method.n_causal=0")
+    command(args).done()
+    assert "Found finished" in command(args).done().err
+    published = read_layout(path)
+    with torch.no_grad():
+        published.dictionary.decoder_FMD.mul_(0.5)
+    from diffing.dictionaries.layouts import Facts, write_layout
+
+    write_layout(path, published.dictionary, "diffing", Facts())
+    assert "Found finished" not in command(args).done().err
+    assert len(run_folders(tmp_path / "out")) == 2

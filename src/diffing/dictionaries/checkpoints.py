@@ -59,7 +59,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, key: str) -> None:
         tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors["silent_F"] = trainer.silent_F
     tensors["history"] = torch.tensor([astuple(row) for row in trainer.history], dtype=torch.float64)
-    counters = {n: getattr(trainer, n) for n in ("n_steps", "n_skipped", "n_tokens", "n_thresholds")}
+    counters = {n: getattr(trainer, n) for n in ("n_steps", "n_skipped", "n_empty", "n_tokens", "n_thresholds")}
     path = folder / "checkpoint.safetensors"
     last = folder / "checkpoint_before.safetensors"
     more = {"key": key, "training": trainer.spec.model_dump(mode="json"), "counters": counters}

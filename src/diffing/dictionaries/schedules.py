@@ -6,13 +6,17 @@ from pydantic import Field
 
 from diffing.core.config import Strict
 
+_MANY_STEPS = 20_000
+_LARGEST_LR = 3e-3
+
 
 class TrainingSpec(Strict):
     """How a dictionary is trained.
 
     Args:
         n_steps: Batches.
-        lr: Peak learning rate of Adam; None: 2e-4 · √(2¹⁴ / F) (Gao et al. 2024, section 2.3), at most 1e-3.
+        lr: Peak learning rate of Adam; None: 2e-4 · √(2¹⁴ / F) (Gao et al. 2024, section 2.3), of fewer than 20,000
+            steps √(20,000 / steps) times that, at most 3e-3.
         warmup: Share of the steps over which the learning rate rises from 0.
         decay: Share of the steps, at the end, over which it falls to 0.
         clip: Largest norm of the gradient.
@@ -43,7 +47,10 @@ class TrainingSpec(Strict):
 
     def peak_lr(self, n_latents: int) -> float:
         """The learning rate after warm-up."""
-        return self.lr if self.lr is not None else min(1e-3, 2e-4 * (2**14 / n_latents) ** 0.5)
+        if self.lr is not None:
+            return self.lr
+        haste = max(1.0, _MANY_STEPS / self.n_steps) ** 0.5
+        return min(_LARGEST_LR, haste * 2e-4 * (2**14 / n_latents) ** 0.5)
 
     def lr_share(self, step: int) -> float:
         """Learning rate at `step` (from 0) as a share of its peak."""

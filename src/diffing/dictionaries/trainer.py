@@ -61,6 +61,7 @@ class Trainer:
     Attributes:
         n_steps: Batches learned from.
         n_skipped: Batches that held NaN or infinity.
+        n_empty: Batches without rows.
         silent_F: Tokens since each latent was last active.
         n_tokens: Tokens learned from.
         history: About `CURVE_POINTS` evenly spaced steps.
@@ -69,7 +70,7 @@ class Trainer:
     def __init__(self, dictionary: Dictionary, spec: TrainingSpec, variance: float) -> None:
         self.dictionary, self.spec, self.variance = dictionary, spec, variance
         self.optimizer = torch.optim.Adam(_groups(dictionary), lr=spec.peak_lr(dictionary.spec.n_latents), fused=True)
-        self.n_steps = self.n_skipped = self.n_tokens = 0
+        self.n_steps = self.n_skipped = self.n_empty = self.n_tokens = 0
         self.silent_F = torch.zeros(dictionary.spec.n_latents, dtype=torch.int64)
         self.n_thresholds = 0
         self.history: list[StepRow] = []
@@ -77,7 +78,7 @@ class Trainer:
     @property
     def n_batches(self) -> int:
         """Batches taken from the data, skipped ones included: where to go on."""
-        return self.n_steps + self.n_skipped
+        return self.n_steps + self.n_skipped + self.n_empty
 
     @property
     def is_done(self) -> bool:
@@ -85,12 +86,15 @@ class Trainer:
         return self.n_steps >= self.spec.n_steps
 
     def step(self, raw_NMD: Tensor) -> StepRow | None:
-        """Learn from one batch of raw activations; None where it holds NaN or infinity and is skipped.
+        """Learn from one batch of raw activations; None where it has no rows, or holds NaN or infinity and is skipped.
 
         Raises:
             NotFiniteError: It is the tenth such batch.
             UserError: The loss is no longer finite.
         """
+        if not len(raw_NMD):
+            self.n_empty += 1
+            return None
         x_NMD = self.dictionary.normalised(raw_NMD)
         if not torch.isfinite(x_NMD).all():
             self._skip()

@@ -22,7 +22,7 @@ class TrainingOptions(Strict):
             that is less than 10 million.
         batch_rows: Tokens of a step.
         held_out: Share of each dataset's documents that is only used to measure.
-        lr: Peak learning rate; None: 2e-4 · √(2¹⁴ / latents), at most 1e-3.
+        lr: Peak learning rate; None: 2e-4 · √(2¹⁴ / latents), more for fewer than 20,000 steps, at most 3e-3.
         warmup: Share of the steps over which it rises.
         decay: Share of the steps over which it falls to 0.
         clip: Largest norm of the gradient.
@@ -99,7 +99,7 @@ class DictionaryConfig(MethodConfig):
     path: str | None = None
     revision: str | None = None
     n_latents: int | None = Field(default=None, ge=1)
-    expansion: float = Field(default=4, gt=0)
+    expansion: float = Field(default=2, gt=0)
     k: int = Field(default=32, ge=1)
     sparsity: Sparsity = "batch_topk"
     outlier_norm: float | None = Field(default=10, gt=1)

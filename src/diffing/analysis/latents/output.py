@@ -26,6 +26,7 @@ from diffing.analysis.latents.results import (
 from diffing.analysis.latents.saving import dictionary_files
 from diffing.analysis.latents.setting import Setting
 from diffing.analysis.latents.sites import NAMES
+from diffing.analysis.latents.strengths import raised
 from diffing.analysis.latents.table import Latents, group_rows, latent_rows, token_lines
 from diffing.analysis.latents.training import Trained
 from diffing.analysis.token_excess import document_mean_table, token_excess_table
@@ -191,14 +192,10 @@ def coactivation_rows(n_both_CC: np.ndarray, chosen_C: np.ndarray, activity: Act
 
 
 def _vectors(dictionary: Dictionary, latents: Latents) -> dict[str, Tensor]:
-    """Decoder rows of the most telling latents in raw units, at the latent's activation 1."""
+    """What the most telling latents add to the finetuned stream at activation 1, in raw units."""
     chosen = [j for j in latents.order[:_MOST_VECTORS].tolist() if latents.tags[j] != "dead"]
-    rows_FMD = dictionary.raw(dictionary.decoder_FMD.detach())
-    return {
-        f"latent_{j:06d}": rows_FMD[j, -1].cpu().contiguous().clone()
-        for j in chosen
-        if float(rows_FMD[j, -1].norm()) > 0
-    }
+    vectors = {f"latent_{j:06d}": raised(dictionary, j, maximum=1.0, strength=1.0).vector_D.cpu() for j in chosen}
+    return {name: vector_D for name, vector_D in vectors.items() if float(vector_D.norm()) > 0}
 
 
 def _skipped(setting: Setting, parts: Parts) -> list[str]:
@@ -208,7 +205,7 @@ def _skipped(setting: Setting, parts: Parts) -> list[str]:
         said.append(f"{lost:,} tokens hold NaN or infinite activations; they are left out.")
     if unusual := parts.activity.n_unusual:
         ratio = f"{setting.config.outlier_norm:g}"
-        said.append(f"{unusual:,} tokens of over {ratio} times the median norm (attention sinks) are left out.")
+        said.append(f"Left out for a norm over {ratio} times the median (attention sinks): {unusual:,} of the tokens.")
     return said
 
 

@@ -187,7 +187,10 @@ def _said(data: Gathered) -> Iterator[str]:
             )
     main = data.main
     if main.n_unusual:
-        yield f"{main.n_unusual:,} tokens of many times the median norm (attention sinks) are left out of {main.key}."
+        yield (
+            f"Left out of {main.key} for a norm many times the median (attention sinks): {main.n_unusual:,} of the "
+            "tokens."
+        )
     few = [c for c in data.listed if c.space is main and data.n_tokens_carrying(c) < _FEW_TOKENS]
     if few:
         yield (

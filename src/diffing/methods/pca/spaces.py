@@ -102,7 +102,8 @@ def _space(
     above_K = above_null(values_K, null_K, null.n_documents)
     return Space(
         slot=slot, target=target, centring=centring, n_tokens=covariance.n, n_not_finite=moments.n_not_finite,
-        n_unusual=moments.n_unusual, mean_D=covariance.mean_D, total=found.total, participation_ratio=found.participation_ratio, values_K=values_K,
+        n_unusual=moments.n_unusual, mean_D=covariance.mean_D, total=found.total,
+        participation_ratio=found.participation_ratio, values_K=values_K,
         null_K=null_K, above_K=above_K, vectors_CD=found.vectors_KD[: min(n_components, found.rank)].clone(),
         subspace_AD=found.vectors_KD[torch.from_numpy(above_K)].float(), n_null_tokens=null.n_tokens,
         n_null_documents=null.n_documents, is_exact=found.is_exact,
