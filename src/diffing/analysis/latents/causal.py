@@ -25,15 +25,25 @@ _NEAR = 8
 
 @dataclass(frozen=True, eq=False)
 class LatentSet:
-    """Latents that are changed together; `name` is claimed or random, `number` counts the random ones."""
+    """Latents that are changed together.
+
+    Args:
+        name: claimed or random.
+        number: Counts the random ones.
+        latent_C: The latents.
+        scale: By which what they contribute is multiplied: random sets are as large as the claimed one.
+    """
 
     name: str
     number: int
     latent_C: np.ndarray
+    scale: float = 1.0
 
 
 def matched_sets(claimed_C: np.ndarray, energy_F: np.ndarray, n_sets: int, seed: int) -> list[LatentSet]:
     """Random sets of the same number of other live latents, each paired with a claimed one of similar energy.
+
+    Where the claimed ones are the largest of all, random ones are smaller; sets are scaled to the same total energy.
 
     Args:
         claimed_C: The claimed latents.
@@ -53,7 +63,8 @@ def matched_sets(claimed_C: np.ndarray, energy_F: np.ndarray, n_sets: int, seed:
             pick = int(rng.choice(nearest))
             chosen.append(int(left[pick]))
             left = np.delete(left, pick)
-        sets.append(LatentSet("random", number, np.sort(np.array(chosen))))
+        scale = float((energy_F[claimed_C].sum() / energy_F[chosen].sum()) ** 0.5)
+        sets.append(LatentSet("random", number, np.sort(np.array(chosen)), scale))
     return sets
 
 
@@ -94,7 +105,7 @@ def _changed(
     reader = LossReader((context.pair.base, context.pair.finetuned)[model], batch.batch, slot.layer)
     own = reader.unchanged
     for i, latents in enumerate(sets):
-        part_ND = contribution(dictionary, batch.codes, latents.latent_C)
+        part_ND = latents.scale * contribution(dictionary, batch.codes, latents.latent_C)
         rows_ND = batch.kept(model) + (-part_ND if change == "ablate" else part_ND)
         new = reader.changed(batch.replaced(model, rows_ND))
         found.setdefault((change, i), []).append(np.stack([new.nll_B - own.nll_B, new.n_B, new.kl_B]))

@@ -21,7 +21,7 @@ _FIGURES = {
     "frequency": ("Live latents by how often they are active", "Histogram of activation frequencies."),
     "causal": (
         "KL from the unchanged model when latents are taken out of or put into it: the claimed ones (diamonds) and "
-        "sets of random latents of similar energy (circles)",
+        "sets of random latents of equal size (circles)",
         "Points of KL by dataset for claimed and for random latents.",
     ),
     "training": ("FVE, active latents per token and dead latents over training", "Curves of the training."),
@@ -214,7 +214,7 @@ def causes(result: Result) -> list[Block]:
         Heading("What the latents cause"),
         Paragraph(
             "The claimed latents are the most telling ones that the finetuned model has more of; each random set holds "
-            "as many others, chosen to be alike in energy."
+            "as many others, alike in energy, and what it adds is scaled to the same mean length."
         ),
         Figure("causal", *_FIGURES["causal"]),
         *_causal_tables(result),
@@ -242,7 +242,7 @@ def _causal_tables(result: Result) -> list[Table]:
         "dataset", "change", "latents", "size", "size random", "KL", "KL random, mean", "KL random, largest",
         "change of loss [95 %]", "random",
     )  # fmt: skip
-    return [Table(columns, tuple(lines), "Claimed latents beside random ones of similar energy; nats per token.")]
+    return [Table(columns, tuple(lines), "Claimed latents beside random ones of equal size; nats per token.")]
 
 
 def _interval(row: dict[str, Any]) -> str:
