@@ -5,7 +5,7 @@ import pytest
 import torch
 from latent_makers import TEXTS, alone, coded, dense, kl_of, loss_of, random_dictionary, random_rows
 
-from diffing.analysis.latents.causal import LatentSet, causal_rows, contribution, matched_sets
+from diffing.analysis.latents.causal import LatentSet, causal_rows, contribution, matched_sets, of_equal_size
 from diffing.analysis.latents.strengths import raised
 from diffing.core.layers import Slot
 from diffing.data.token_table import TokenTable
@@ -78,6 +78,27 @@ def test_contributions_are_dense_sums(kind):
         expected = d.acts_NF[:, chosen] @ d.rows_FMD[chosen, -1] / float(dictionary.scale_M[-1])
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     assert not found.any()  # dead
+
+
+@pytest.mark.parametrize("kind", ["pair", "difference"])
+def test_sets_of_equal_size_contribute_vectors_of_one_mean_length(kind):
+    rows = random_rows()
+    dictionary = random_dictionary(2 if kind == "pair" else 1)
+    sets = [
+        LatentSet("claimed", 0, np.array([2, 5])),
+        LatentSet("random", 0, np.array([3])),
+        LatentSet("random", 1, np.array([0])),
+    ]
+    block, found = coded(dictionary, rows, kind), dense(dictionary, rows, kind)
+    scaled = of_equal_size(sets, dictionary, [block])
+
+    def mean_length(latents):
+        made = found.acts_NF[:, latents.latent_C] @ found.rows_FMD[latents.latent_C, -1]
+        return latents.scale * np.linalg.norm(made, axis=1).mean()
+
+    assert scaled[0].scale == 1
+    assert mean_length(scaled[1]) == pytest.approx(mean_length(scaled[0]), rel=1e-5)
+    assert scaled[2].scale == 1, "a dead latent stays at nothing"
 
 
 @pytest.mark.parametrize("kind", ["pair", "difference"])

@@ -1,7 +1,7 @@
 """Causal control: what taking latents out, or putting them in, does to a model, beside random latents of equal size."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffing.analysis.bootstrap import ratio_interval
 from diffing.analysis.context import RunContext
+from diffing.analysis.latents.coding import CodedBlock
 from diffing.analysis.latents.results import CausalRow
 from diffing.analysis.latents.sites import Input
 from diffing.analysis.latents.splicing import LossReader, PairBatch, pair_batches
@@ -43,8 +44,6 @@ class LatentSet:
 def matched_sets(claimed_C: np.ndarray, energy_F: np.ndarray, n_sets: int, seed: int) -> list[LatentSet]:
     """Random sets of the same number of other live latents, each paired with a claimed one of similar energy.
 
-    Where the claimed ones are the largest of all, random ones are smaller; sets are scaled to the same total energy.
-
     Args:
         claimed_C: The claimed latents.
         energy_F: Σ (a_j ‖d_j‖)² of each latent; 0 for dead ones.
@@ -63,9 +62,26 @@ def matched_sets(claimed_C: np.ndarray, energy_F: np.ndarray, n_sets: int, seed:
             pick = int(rng.choice(nearest))
             chosen.append(int(left[pick]))
             left = np.delete(left, pick)
-        scale = float((energy_F[claimed_C].sum() / energy_F[chosen].sum()) ** 0.5)
-        sets.append(LatentSet("random", number, np.sort(np.array(chosen)), scale))
+        sets.append(LatentSet("random", number, np.sort(np.array(chosen))))
     return sets
+
+
+def of_equal_size(sets: Sequence[LatentSet], dictionary: Dictionary, blocks: Iterable[CodedBlock]) -> list[LatentSet]:
+    """The sets scaled so that all contribute vectors of the mean length of the first one's.
+
+    Where the claimed latents are the largest of all, random ones are smaller; and latents that point the same way add
+    up to more.
+
+    Args:
+        sets: The claimed set and random ones.
+        dictionary: Whose latents they are.
+        blocks: The tokens that the mean is over.
+    """
+    totals = np.zeros(len(sets))
+    for block in blocks:
+        totals += [float(contribution(dictionary, block.codes, s.latent_C).norm(dim=1).double().sum()) for s in sets]
+    scales = np.divide(totals[0], totals, out=np.ones(len(sets)), where=totals > 0)
+    return [replace(s, scale=float(scale)) for s, scale in zip(sets, scales, strict=True)]
 
 
 def contribution(dictionary: Dictionary, codes: Codes, latent_C: np.ndarray) -> Tensor:

@@ -3,7 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from diffing.analysis.latents.causal import LatentSet, causal_rows, matched_sets
+from diffing.analysis.latents.causal import LatentSet, causal_rows, matched_sets, of_equal_size
+from diffing.analysis.latents.coding import coded_blocks
 from diffing.analysis.latents.recovered import spliced_rows
 from diffing.analysis.latents.results import CausalRow, SplicedRow
 from diffing.analysis.latents.setting import Setting
@@ -34,6 +35,9 @@ def intervene(
     sets, notes = _sets(setting, latents)
     if not sets:
         return spliced, [], notes
+    sets = of_equal_size(
+        sets, dictionary, coded_blocks(dictionary, setting.rows, setting.kind, kept_N, "sizes of sets")
+    )
     with bar("ablating and adding latents", n_tokens, "tokens") as advance:
         return spliced, causal_rows(*given, sets, sequences, setting.rows.limit, advance), notes
 
