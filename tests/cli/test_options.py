@@ -72,9 +72,9 @@ def test_a_mistake_is_a_sentence_with_cfg_too(command, wrong, right):
 @pytest.mark.parametrize(
     "args",
     [
-        ["diffing/method=crosscoder"],
-        ["pipeline.methods=[pca]"],
-        ["pipeline.methods=[kl,pca]"],
+        ["diffing/method=diff_mining"],
+        ["pipeline.methods=[perplexity_diff]"],
+        ["pipeline.methods=[kl,perplexity_diff]"],
     ],
     ids=lambda a: a[0],
 )

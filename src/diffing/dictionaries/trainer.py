@@ -16,7 +16,7 @@ from diffing.dictionaries.schedules import TrainingSpec
 
 MOST_SKIPPED = 10
 CURVE_POINTS = 200
-_THRESHOLD_MEMORY = 30
+_THRESHOLD_MEMORY = 10
 _BIAS_DECAY = 0.9
 _THRESHOLD_PACE = 10.0
 

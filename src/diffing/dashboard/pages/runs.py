@@ -11,6 +11,7 @@ from diffing.ui.text import plain
 
 _SHOWN = 5
 _EVERY = 1.5
+_FIRST = "kl"
 
 
 def running(site: Site) -> None:
@@ -73,7 +74,7 @@ def new_run(site: Site, is_first: bool = False) -> None:
         model = first.selectbox("Base", models, key="run_model")
         fitting = {s.name: s for s in known if s.model == model}
         name = second.selectbox("Organism", list(fitting), key=f"run_organism_{model}")
-        methods = method_names()
+        methods = sorted(method_names(), key=lambda m: m != _FIRST)
         method = third.selectbox(
             "By method",
             methods,
