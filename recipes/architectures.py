@@ -280,11 +280,10 @@ UNAVAILABLE: dict[str, dict[str, str]] = {
         "udop": "Bbox is required",
         "vision-encoder-decoder": "pixel_values",
     },
-    "needs a package that is not installed here (timm, scipy)": {
+    "needs a package that is not installed here (timm)": {
         "gemma3n": "requires the timm",
         "fast_vlm": "requires the timm",
         "perception_lm": "requires the timm",
-        "inkling_mm_model": "scipy",
     },
     "transformers does not build it from the settings of this family": {
         "dbrx": "'DbrxAttentionConfig' object has no attribute 'rope_theta'",
@@ -306,6 +305,7 @@ UNAVAILABLE: dict[str, dict[str, str]] = {
         "pp_formulanet": "parameters with its known settings shrunk",
         "qwen3_omni_moe_thinker": "parameters with its known settings shrunk",
         "unlimited_ocr": "parameters with its known settings shrunk",
+        "inkling_mm_model": "parameters with its known settings shrunk",
     },
     "not tried: shrunk by name, its settings do not fit together": {
         "cohere_compass_text": "_attention'",
