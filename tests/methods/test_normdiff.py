@@ -2,15 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from memory_source import MemorySource
 
 import diffing
-from diffing.activations.source import ActivationSource, Block, PairRows
 from diffing.analysis.bootstrap import ratio_interval
 from diffing.analysis.context import RunContext
 from diffing.core.config import parse
@@ -31,41 +30,8 @@ NOISE = {"norm": 0.25, "relative": 0.0125, "cosine": 1e-6}
 WIDTH = 24
 
 
-class Memory(ActivationSource):
-    """A source whose activations are tensors; `stop_at` interrupts before that many blocks were read.
-
-    Args:
-        corpus: The tokens.
-        base: By slot, a row per token of the corpus.
-        finetuned: The same of the other model.
-        block_sequences: Sequences of each block; those in none are not covered.
-    """
-
-    def __init__(self, corpus, base, finetuned, block_sequences=None):
-        self._tokens = TokenTable.of(corpus)
-        self._base, self._finetuned = base, finetuned
-        blocks = [[i] for i in range(len(corpus.sequences))] if block_sequences is None else block_sequences
-        rows = [self._tokens.rows_of(i) for i in range(len(corpus.sequences))]
-        self._blocks = tuple(np.concatenate([np.arange(rows[i].start, rows[i].stop) for i in b]) for b in blocks)
-        self.asked: list[int] = []
-        self.stop_at: int | None = None
-
-    tokens = property(lambda self: self._tokens)
-    slots = property(lambda self: tuple(self._base))
-    width = property(lambda self: next(iter(self._base.values())).shape[1])
-    dtype = property(lambda self: next(iter(self._base.values())).dtype)
-    block_tokens = property(lambda self: self._blocks)
-    notes = property(lambda self: ("a sentence of the source",))
-    facts = property(lambda self: {"store": "memory"})
-
-    def blocks(self, slots=None, order=None) -> Iterator[Block]:
-        for number in range(len(self._blocks)) if order is None else order:
-            if self.stop_at is not None and len(self.asked) >= self.stop_at:
-                raise KeyboardInterrupt
-            self.asked.append(number)
-            at = torch.from_numpy(self._blocks[number])
-            rows = {s: PairRows(self._base[s][at], self._finetuned[s][at]) for s in slots or self.slots}
-            yield Block(number, self._blocks[number], rows)
+class Memory(MemorySource):
+    """One that differs from itself by `NOISE`."""
 
     def noise(self, slot):
         return NOISE

@@ -47,6 +47,7 @@ class _Spread:
         self.total_D: Tensor | None = None
 
     def add(self, y_ND: Tensor, made_ND: Tensor) -> None:
+        """Take in rows and what was made of them."""
         y_ND = y_ND.double()
         if self.first_D is None:
             self.first_D, self.total_D = y_ND[0].clone(), torch.zeros_like(y_ND[0])

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.compute as pc
 import streamlit as st
 
-from diffing.core.blocks import Figure, Heading, Paragraph
+from diffing.core.blocks import Heading, Paragraph
 from diffing.core.result import Result
 from diffing.display.latents import section as shown
 from diffing.display.numbers import number
@@ -48,10 +48,9 @@ def _blocks(result: Result, blocks: list[Any], key: str) -> None:
 
 
 def _latents(result: Result) -> None:
-    figures = {b.name: b for b in shown.latents(result) if isinstance(b, Figure)}
-    if "latents" in figures:
+    if "latents" in result.figure_names():
         st.caption("Select points, by a click, a box or a lasso, to list these latents.")
-        data, block = result.figure_data("latents"), figures["latents"]
+        data, block = result.figure_data("latents"), shown.scatter(result)
         selected = {_number(c) for c in selectable(data, f"{result.method}-latents", block.alt)}
         paragraph(block.caption, "d-muted")
         if selected:

@@ -27,7 +27,7 @@ from diffing.analysis.latents.saving import dictionary_files
 from diffing.analysis.latents.setting import Setting
 from diffing.analysis.latents.sites import NAMES
 from diffing.analysis.latents.strengths import raised
-from diffing.analysis.latents.table import Latents, group_rows, latent_rows, token_lines
+from diffing.analysis.latents.table import Latents, group_rows, known, latent_rows, token_lines
 from diffing.analysis.latents.training import Trained
 from diffing.analysis.token_excess import document_mean_table, token_excess_table
 from diffing.analysis.token_text import token_strings
@@ -158,14 +158,10 @@ def quality_rows(quality: dict[tuple[str, bool], Quality], setting: Setting) -> 
         if found.explained_difference is not None:
             named["explained difference"] = found.explained_difference
         rows += [
-            QualityRow(dataset, is_held, site, found.n_tokens, _known(fve), found.l0, found.dead_share)
+            QualityRow(dataset, is_held, site, found.n_tokens, known(fve), found.l0, found.dead_share)
             for site, fve in named.items()
         ]
     return rows
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def curve_rows(trained: Sequence[Trained]) -> list[CurveRow]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffing.activations.source import ActivationSource
 from diffing.activations.split import validation_sequences
 from diffing.analysis.context import RunContext
-from diffing.core.errors import UserError
+from diffing.analysis.coverage import kept_tokens
 from diffing.core.layers import Site, Slot
 
 Input = Literal["pair", "difference"]
@@ -51,18 +51,8 @@ def split(source: ActivationSource, context: RunContext, share: float) -> Split:
         UserError: No token is left.
     """
     tokens = source.tokens
-    kept_N = np.zeros(len(tokens), dtype=bool)
-    kept_N[np.concatenate(source.block_tokens)] = True
-    bos = context.tokenizer.bos_token_id
-    kept_N &= tokens.kept(
-        bos if isinstance(bos, int) else None, context.skip_first_tokens, context.skip_template_tokens
-    )
+    kept_N = kept_tokens(source, context, "learn from")
     held_N = validation_sequences(tokens, share, context.seed)[tokens.sequence_N] & kept_N
-    if not kept_N.any():
-        raise UserError(
-            "No token is left to learn from; lower skip_first_tokens, set data.skip_template_tokens=false, or give "
-            "longer texts."
-        )
     if not held_N.any() or not (kept_N & ~held_N).any():
         return Split(kept_N, kept_N, False)
     return Split(kept_N & ~held_N, held_N, True)

@@ -10,7 +10,7 @@ import numpy as np
 from diffing.analysis.latents.activity import POSITION_EDGES, Activity
 from diffing.analysis.latents.results import LatentGroupRow, LatentRow, LatentTokenRow
 from diffing.analysis.latents.sites import Input
-from diffing.analysis.latents.tags import relative_norms, tag, verdict
+from diffing.analysis.latents.tags import relative_norms, tag_names, verdict
 from diffing.dictionaries.dictionary import Dictionary
 
 
@@ -79,9 +79,7 @@ def latents_of(dictionary: Dictionary, kind: Input, activity: Activity) -> Laten
             cosine_F = np.clip(products_F / norms_FM.prod(1), -1, 1)
         lean_F = np.where(np.abs(1 - 2 * relative_F) < _ROUNDING, 0, 1 - 2 * relative_F)
         specificity_F, telling_F = np.maximum(lean_F, 0), lean_F**2 * np.sqrt(energy_F)
-    tags = tuple(
-        tag(None if kind == "difference" else float(r), not alive) for r, alive in zip(relative_F, alive_F, strict=True)
-    )
+    tags = tuple(tag_names(dictionary, kind, alive_F))
     nu = [activity.scaling.nu(k) for k in ("error", "reconstruction")]
     verdicts = tuple(verdict(t, e, r) for t, e, r in zip(tags, *nu, strict=True))
     believed_F = np.array([v == "specific" for v in verdicts])
@@ -121,10 +119,10 @@ def latent_rows(
             energy_share=float(latents.energy_F[j] / total),
             norm_base=float(latents.norms_FM[j, 0]) if is_pair else None, norm_ft=float(latents.norms_FM[j, -1]),
             norm_base_raw=float(latents.raw_FM[j, 0]) if is_pair else None, norm_ft_raw=float(latents.raw_FM[j, -1]),
-            relative_norm=_known(latents.relative_F[j]), decoder_cosine=_known(latents.cosine_F[j]),
-            nu_error=_known(nu["error"][j]), nu_reconstruction=_known(nu["reconstruction"][j]),
-            nu_activation=_known(nu["activation"][j]), beta_ft_error=_known(beta_F[j]),
-            other_seed_cosine=None if matches is None else _known(matches[1][j]),
+            relative_norm=known(latents.relative_F[j]), decoder_cosine=known(latents.cosine_F[j]),
+            nu_error=known(nu["error"][j]), nu_reconstruction=known(nu["reconstruction"][j]),
+            nu_activation=known(nu["activation"][j]), beta_ft_error=known(beta_F[j]),
+            other_seed_cosine=None if matches is None else known(matches[1][j]),
             comes_back=None if comes_back_F is None else bool(comes_back_F[j]),
             promoted=read.get((j, "promoted"), ""), suppressed=read.get((j, "suppressed"), ""),
         )
@@ -132,7 +130,8 @@ def latent_rows(
     ]  # fmt: skip
 
 
-def _known(value: Any) -> float | None:
+def known(value: Any) -> float | None:
+    """The number; None where it is NaN or infinite."""
     return float(value) if np.isfinite(value) else None
 
 

@@ -110,15 +110,19 @@ def _recovered(result: Result) -> Table:
 def latents(result: Result) -> list[Block]:
     """The most telling latents, and the most telling examples of them."""
     blocks: list[Block] = [Heading("What the latents are")]
-    caption, alt = _FIGURES["latents"] if is_pair(result) else _ENERGIES
     if any(not dead for dead in result.table("latents")["is_dead"].to_pylist()):
-        blocks.append(Figure("latents", caption, alt))
+        blocks.append(scatter(result))
         if is_pair(result):
             blocks += [_tag_table(result), Figure("norms", *_FIGURES["norms"])]
     blocks.append(latent_table(result, _SHOWN_LATENTS))
     if any(not dead for dead in result.table("latents")["is_dead"].to_pylist()):
         blocks.append(Figure("frequency", *_FIGURES["frequency"]))
     return [*blocks, *_examples(result)]
+
+
+def scatter(result: Result) -> Figure:
+    """All live latents as points."""
+    return Figure("latents", *(_FIGURES["latents"] if is_pair(result) else _ENERGIES))
 
 
 def _tag_table(result: Result) -> Table:

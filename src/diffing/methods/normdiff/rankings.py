@@ -8,51 +8,14 @@ import torch
 from torch import Tensor
 
 from diffing.core.layers import Slot
-from diffing.core.tables import DocumentScoreRow, TokenScoreRow, schema_of, table_of
+from diffing.core.tables import DocumentScoreRow, schema_of, table_of
 from diffing.data.chats import ROLES
 from diffing.methods.normdiff.gather import Gathered
 from diffing.methods.normdiff.groups import Group
 from diffing.methods.normdiff.results import TokenRow, VectorRow
 from diffing.methods.normdiff.stream import METRICS
 
-_PSEUDO_COUNT = 5
 _ROUNDING = 1e-12
-
-
-def token_score_table(data: Gathered, slot: Slot, names: Mapping[int, str]) -> pa.Table:
-    """The tokens that occur, by how far above the average the state moves when they are read.
-
-    Score: n/(n + 5)·(mean relative difference over the token's n kept occurrences − the mean over all kept tokens); the
-    factor shrinks what rests on a few occurrences toward 0.
-    """
-    relative = data.values(slot, "relative")
-    used = data.kept_N & ~np.isnan(relative)
-    ids, index_N = np.unique(data.tokens.ids_N[used], return_inverse=True)
-    if not len(ids):
-        return table_of(TokenScoreRow, [])
-    excess_N = relative[used] - relative[used].mean()
-    n = np.bincount(index_N)
-    score = np.bincount(index_N, weights=excess_N) / (n + _PSEUDO_COUNT)
-    error = _token_stderr(data.tokens.sequence_N[used], index_N, excess_N, n)
-    rows = [
-        TokenScoreRow(
-            int(ids[i]), names[int(ids[i])], float(score[i]), None if np.isnan(error[i]) else float(error[i]), None
-        )
-        for i in np.lexsort((ids, -score))
-    ]  # fmt: skip
-    return table_of(TokenScoreRow, rows)
-
-
-def _token_stderr(sequence_N: np.ndarray, index_N: np.ndarray, values_N: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Standard error of the scores, sequences being the independent units; NaN for a token of one sequence."""
-    cell, at = np.unique(sequence_N.astype(np.int64) * len(n) + index_N, return_inverse=True)
-    sums = np.bincount(at, weights=values_N)
-    token = cell % len(n)
-    n_sequences = np.bincount(token, minlength=len(n))
-    total, squares = np.bincount(token, weights=sums), np.bincount(token, weights=sums**2)
-    m = np.maximum(n_sequences, 2)
-    spread = np.maximum(squares - total**2 / m, 0) * m / (m - 1)
-    return np.where(n_sequences > 1, np.sqrt(spread) / (n + _PSEUDO_COUNT), np.nan)
 
 
 def document_score_table(sequences: pa.Table, slot: Slot) -> pa.Table:

@@ -6,6 +6,8 @@ import torch
 from diffing.activations.reading import sink_note
 from diffing.activations.source import ActivationSource
 from diffing.analysis.context import RunContext
+from diffing.analysis.coverage import covered_tokens, kept_tokens, refuse_unread
+from diffing.analysis.token_excess import token_excess_table
 from diffing.analysis.token_text import token_strings
 from diffing.core.errors import UserError
 from diffing.core.layers import Slot
@@ -15,7 +17,7 @@ from diffing.methods.normdiff.examples import example_table
 from diffing.methods.normdiff.findings import evidence, summary
 from diffing.methods.normdiff.gather import Gathered, gather
 from diffing.methods.normdiff.groups import Group, make_groups, template_tokens
-from diffing.methods.normdiff.rankings import document_score_table, token_score_table, token_table, vectors
+from diffing.methods.normdiff.rankings import document_score_table, token_table, vectors
 from diffing.methods.normdiff.statistics import (
     dataset_table,
     position_table,
@@ -34,33 +36,14 @@ def run(config: NormDiffConfig, context: RunContext) -> MethodOutput:
     """
     source = context.activations
     assert source is not None
-    _refuse_unread(config, source)
-    covered_N = np.zeros(len(source.tokens), dtype=bool)
-    covered_N[np.concatenate(source.block_tokens)] = True
-    bos = context.tokenizer.bos_token_id
-    kept_N = covered_N & source.tokens.kept(
-        bos if isinstance(bos, int) else None, context.skip_first_tokens, context.skip_template_tokens
-    )
-    if not kept_N.any():
-        raise UserError(
-            "No token is left to compare; lower skip_first_tokens, set data.skip_template_tokens=false, or give longer "
-            "texts."
-        )
+    refuse_unread(config.example_layer, source)
+    covered_N, kept_N = covered_tokens(source), kept_tokens(source, context, "compare")
     written_N = covered_N & source.tokens.is_template_N & source.tokens.kept(None, context.skip_first_tokens)
     template_ids = template_tokens(source.tokens, written_N, config.max_template_tokens)
     names, groups = make_groups(source.tokens, covered_N, kept_N, written_N, config.n_vector_positions, template_ids)
     units = read_all(source, groups, context.scratch)
     data = gather(units, source.tokens, source.slots, covered_N, kept_N, written_N, groups.n_groups)
     return _tabulate(config, context, source, data, names, template_ids)
-
-
-def _refuse_unread(config: NormDiffConfig, source: ActivationSource) -> None:
-    read = sorted({s.layer for s in source.slots})
-    if config.example_layer is not None and config.example_layer not in read:
-        raise UserError(
-            f"diffing.method.example_layer={config.example_layer} is not among the layers that were read "
-            f"({', '.join(map(str, read))}); add it to diffing.method.layers, or choose one of these."
-        )
 
 
 def _tabulate(
@@ -85,7 +68,9 @@ def _tabulate(
         "template_tokens": template_token_table(data, template_ids, names),
         "examples": example_table(data, slot, names, context.tokenizer, config),
         "vectors": vector_table,
-        "token_scores": token_score_table(data, slot, names),
+        "token_scores": token_excess_table(
+            data.tokens, np.where(data.kept_N, data.values(slot, "relative"), np.nan), names
+        ),
         "document_scores": document_score_table(sequences, slot),
     }
     claimed = None if context.null_pair == "none" else False

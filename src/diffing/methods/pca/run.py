@@ -8,6 +8,7 @@ import torch
 from diffing.activations.outliers import norm_limit
 from diffing.activations.source import ActivationSource
 from diffing.analysis.context import RunContext
+from diffing.analysis.coverage import kept_tokens, refuse_unread
 from diffing.analysis.token_excess import document_mean_table, token_excess_table
 from diffing.analysis.token_text import token_strings
 from diffing.core.errors import UserError
@@ -39,8 +40,8 @@ def run(config: PcaConfig, context: RunContext) -> MethodOutput:
     """
     source = context.activations
     assert source is not None
-    _refuse_unread(config, source)
-    kept_N = _kept(context, source)
+    refuse_unread(config.example_layer, source)
+    kept_N = kept_tokens(source, context, "decompose")
     null_N = null_tokens(source.tokens, kept_N, config.max_null_tokens, source.width, context.seed)
     spaces: list[Space] = []
     scores: dict[Slot, Scores] = {}
@@ -59,31 +60,6 @@ def run(config: PcaConfig, context: RunContext) -> MethodOutput:
         spaces += [space for s in slots for space in found[s]]
     main = _main(config, spaces, relative)
     return _tabulate(config, context, source, Gathered(source.tokens, kept_N, tuple(spaces), scores, main))
-
-
-def _refuse_unread(config: PcaConfig, source: ActivationSource) -> None:
-    read = sorted({s.layer for s in source.slots})
-    if config.example_layer is not None and config.example_layer not in read:
-        raise UserError(
-            f"diffing.method.example_layer={config.example_layer} is not among the layers that were read "
-            f"({', '.join(map(str, read))}); add it to diffing.method.layers, or choose one of these."
-        )
-
-
-def _kept(context: RunContext, source: ActivationSource) -> np.ndarray:
-    """Which tokens were read and count."""
-    covered_N = np.zeros(len(source.tokens), dtype=bool)
-    covered_N[np.concatenate(source.block_tokens)] = True
-    bos = context.tokenizer.bos_token_id
-    kept_N = covered_N & source.tokens.kept(
-        bos if isinstance(bos, int) else None, context.skip_first_tokens, context.skip_template_tokens
-    )
-    if not kept_N.any():
-        raise UserError(
-            "No token is left to decompose; lower skip_first_tokens, set data.skip_template_tokens=false, or give "
-            "longer texts."
-        )
-    return kept_N
 
 
 def _n_tokens(source: ActivationSource) -> int:
