@@ -52,7 +52,7 @@ class Decoding:
             cached = continues_from_cache(self._handle)
             unread_BT = torch.tensor([self._ids[self._n_read :]], device=self._handle.device)
             with self._steered():
-                output = _forward(self._handle, unread_BT, cached, self._cache)
+                output = forward(self._handle, unread_BT, cached, self._cache)
             if cached:
                 self._cache, self._n_read = output.past_key_values, len(self._ids)
             logits_V = output.logits[0, -1].float().cpu()
@@ -78,13 +78,13 @@ def continues_from_cache(handle: ModelHandle) -> bool:
 def _try_cache(handle: ModelHandle) -> bool:
     ids_BT = probe_ids(handle.tokenizer, handle.module).view(1, -1)[:, :_PROBE_TOKENS]
     with quiet_transformers():
-        whole = _forward(handle, ids_BT, cached=False, cache=None).logits
+        whole = forward(handle, ids_BT, cached=False, cache=None).logits
         try:
-            output = _forward(handle, ids_BT[:, :_PROBE_PREFIX], cached=True, cache=None)
+            output = forward(handle, ids_BT[:, :_PROBE_PREFIX], cached=True, cache=None)
             for t in range(_PROBE_PREFIX, _PROBE_TOKENS):
                 if output.past_key_values is None:
                     return False
-                output = _forward(handle, ids_BT[:, t : t + 1], cached=True, cache=output.past_key_values)
+                output = forward(handle, ids_BT[:, t : t + 1], cached=True, cache=output.past_key_values)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # What an architecture without such a cache raises is its own affair; the way around is slow.
@@ -94,7 +94,8 @@ def _try_cache(handle: ModelHandle) -> bool:
     return bool(gap < tolerance(whole.dtype))
 
 
-def _forward(handle: ModelHandle, ids_BT: Tensor, cached: bool, cache: Any) -> Any:
+def forward(handle: ModelHandle, ids_BT: Tensor, cached: bool, cache: Any) -> Any:
+    """The module's output for the tokens after those in `cache` (None: from the start); logits of the last at least."""
     given: dict[str, Any] = {"input_ids": ids_BT, "use_cache": cached}
     if cache is not None:
         given["past_key_values"] = cache

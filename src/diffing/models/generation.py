@@ -61,8 +61,8 @@ def generate(
         UserError: The prompt is empty, too long, or in another vocabulary, the steering does not fit the model, or
             (while running) the logits are not finite.
     """
-    n_new = min(sampling.max_new_tokens, _room(handle, prompt_ids))
-    _check_ids(handle, prompt_ids)
+    n_new = min(sampling.max_new_tokens, room(handle, prompt_ids))
+    check_ids(handle, prompt_ids)
     if steering is not None:
         check_layer(handle, steering.layer)
     decoding = Decoding(handle, prompt_ids, steering)
@@ -116,7 +116,7 @@ def _log_prob(logits_V: Tensor, token_id: int) -> float:
     return float(logits_V[token_id].double() - logits_V.double().logsumexp(0))
 
 
-def _room(handle: ModelHandle, prompt_ids: Sequence[int]) -> int:
+def room(handle: ModelHandle, prompt_ids: Sequence[int]) -> int:
     """Tokens that may follow the prompt.
 
     Raises:
@@ -133,7 +133,8 @@ def _room(handle: ModelHandle, prompt_ids: Sequence[int]) -> int:
     return limit - len(prompt_ids)
 
 
-def _check_ids(handle: ModelHandle, prompt_ids: Sequence[int]) -> None:
+def check_ids(handle: ModelHandle, prompt_ids: Sequence[int]) -> None:
+    """Raises UserError: There is no token, or one that the model does not know."""
     if not prompt_ids:
         raise UserError("The prompt has no tokens; write something for the model to continue.")
     n_rows = next(handle.sites.embed.parameters()).shape[0]

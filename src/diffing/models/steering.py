@@ -111,7 +111,7 @@ def _hook(steering: Steering, first_position: int, n_prompt: int) -> Any:
         stream_BTD = first_tensor(output)
         assert stream_BTD is not None, "a block gives no tensor"
         assert stream_BTD.dim() == 3, "a block's output is (B, T, D)"
-        _check_width(steering, stream_BTD.shape[2])
+        check_width(steering, stream_BTD.shape[2])
         scale_T = steering_scales(steering, first_position, stream_BTD.shape[1], n_prompt)
         if not scale_T.any():
             return None
@@ -130,7 +130,8 @@ def _added(stream_BTD: Tensor, scale_T: Tensor, vector_D: Tensor) -> Tensor:
     return (stream_BTD.to(exact) + scale_T[:, None] * vector_D).to(stream_BTD.dtype)
 
 
-def _check_width(steering: Steering, width: int) -> None:
+def check_width(steering: Steering, width: int) -> None:
+    """Raises UserError: The vector is not as wide as the residual stream."""
     if len(steering.vector_D) != width:
         raise UserError(
             f"The steering vector has {len(steering.vector_D)} entries and the residual stream after layer "

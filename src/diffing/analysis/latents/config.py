@@ -91,6 +91,9 @@ class DictionaryConfig(MethodConfig):
         n_causal: Latents that are ablated and added in the running model; 0: none.
         n_random_sets: Sets of random latents of matched size that they are compared with.
         causal_tokens: Tokens of each dataset that the models run on, for this and for the loss recovered.
+        n_causal_prompts: Held-out documents of each dataset whose openings the models continue with latents held up or
+            down; 0: none.
+        causal_text_tokens: New tokens of each of these texts.
         save_as: Layouts to save the dictionary in besides our own: saelens, sparsify, crosscoder_learning.
     """
 
@@ -114,6 +117,8 @@ class DictionaryConfig(MethodConfig):
     n_causal: int = Field(default=16, ge=0)
     n_random_sets: int = Field(default=4, ge=2)
     causal_tokens: int = Field(default=1000, ge=1)
+    n_causal_prompts: int = Field(default=4, ge=0)
+    causal_text_tokens: int = Field(default=32, ge=1)
     save_as: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from diffing.analysis.latents.results import CausalRow, LatentRow, QualityRow, SplicedRow
+from diffing.analysis.latents.results import CausalRow, CausalTextMeanRow, LatentRow, QualityRow, SplicedRow
 from diffing.core.evidence import LIMIT, Evidence, ExampleEvidence, ScalarEvidence, Span, TextEvidence, TokenEvidence
 
 _MOST_LATENTS = 20
@@ -13,9 +13,9 @@ _MOST_LATENTS = 20
 
 def summary(
     latents: Sequence[LatentRow], quality: Sequence[QualityRow], spliced: Sequence[SplicedRow],
-    causal: Sequence[CausalRow], held_out: bool,
+    causal: Sequence[CausalRow], texts: Sequence[CausalTextMeanRow], held_out: bool,
 ) -> tuple[ScalarEvidence, ...]:  # fmt: skip
-    """Quality on held-out documents, counts of tags, loss recovered, and causal effect beside random latents."""
+    """Quality on held-out documents, counts of tags, loss recovered, and effects beside those of random latents."""
     where = "held-out" if held_out else "trained on"
     whole = [r for r in quality if r.dataset == "all" and r.is_held_out == held_out]
     found = [ScalarEvidence(f"FVE {r.site} ({where})", r.fve, unit="share") for r in whole]
@@ -28,7 +28,7 @@ def summary(
         back = _share(known, lambda r: r.comes_back)
         found.append(ScalarEvidence("live latents that come back with another seed", back, unit="share"))
     found += [ScalarEvidence(f"loss recovered · {r.model} · {r.dataset}", r.recovered, unit="share") for r in spliced]
-    return (*found, *causal_scalars(causal))
+    return (*found, *causal_scalars(causal), *text_scalars(texts))
 
 
 def _counts(latents: Sequence[LatentRow]) -> list[ScalarEvidence]:
@@ -55,6 +55,19 @@ def causal_scalars(causal: Sequence[CausalRow]) -> list[ScalarEvidence]:
         null = sum(random) / len(random) if random else None
         name = f"KL when claimed latents are {'ablated' if claimed.change == 'ablate' else 'added'} · {claimed.dataset}"
         found.append(ScalarEvidence(name, claimed.kl, null=null, unit="nats"))
+    return found
+
+
+def text_scalars(texts: Sequence[CausalTextMeanRow]) -> list[ScalarEvidence]:
+    """How far the claimed latents move what is written toward or away from the finetuned model, beside random sets."""
+    found = []
+    for claimed in (r for r in texts if r.latents == "claimed"):
+        random = [r.change_of_score for r in texts if (r.change, r.latents) == (claimed.change, "random")]
+        null = sum(random) / len(random) if random else None
+        name = f"log p − log q of texts when claimed latents are held {'down' if claimed.change == 'ablate' else 'up'}"
+        found.append(
+            ScalarEvidence(name, claimed.change_of_score, claimed.low, claimed.high, null, "nats/token, change")
+        )
     return found
 
 

@@ -12,9 +12,12 @@ from torch import Tensor
 from diffing.analysis.latents.activity import Activity
 from diffing.analysis.latents.details import Details, read_details
 from diffing.analysis.latents.findings import evidence, summary
+from diffing.analysis.latents.interventions import Interventions
 from diffing.analysis.latents.readouts import latent_tokens
 from diffing.analysis.latents.results import (
     CausalRow,
+    CausalTextMeanRow,
+    CausalTextRow,
     CoactivationRow,
     CurveRow,
     LatentGroupRow,
@@ -28,6 +31,7 @@ from diffing.analysis.latents.setting import Setting
 from diffing.analysis.latents.sites import NAMES
 from diffing.analysis.latents.strengths import raised
 from diffing.analysis.latents.table import Latents, group_rows, known, latent_rows, token_lines
+from diffing.analysis.latents.texts import text_means
 from diffing.analysis.latents.training import Trained
 from diffing.analysis.token_excess import document_mean_table, token_excess_table
 from diffing.analysis.token_text import token_strings
@@ -53,9 +57,7 @@ class Parts:
         latents: Columns of their table.
         matches: Their matches in the second seed, with cosines.
         comes_back_F: Whether they come back.
-        spliced: Loss recovered.
-        causal: Causal control.
-        notes: Sentences.
+        interventions: Loss recovered and causal control.
     """
 
     trained: tuple[Trained, ...]
@@ -63,9 +65,7 @@ class Parts:
     latents: Latents
     matches: tuple[np.ndarray, np.ndarray] | None
     comes_back_F: np.ndarray | None
-    spliced: Sequence[SplicedRow]
-    causal: Sequence[CausalRow]
-    notes: tuple[str, ...]
+    interventions: Interventions
 
 
 def output_of(setting: Setting, parts: Parts | None) -> MethodOutput:
@@ -89,6 +89,8 @@ def output_of(setting: Setting, parts: Parts | None) -> MethodOutput:
     quality = quality_rows(parts.activity.quality, setting)
     specific = {j for j in range(len(latents.tags)) if latents.specificity_F[j] > 0}
     names = token_strings(setting.context.tokenizer, np.unique(source.tokens.ids_N).tolist())
+    changed = parts.interventions
+    means = text_means(changed.texts, setting.context.seed)
     tables = {
         "latents": table_of(LatentRow, rows),
         "latent_groups": table_of(LatentGroupRow, group_rows(latents, parts.activity, source.tokens.datasets, shown)),
@@ -99,19 +101,21 @@ def output_of(setting: Setting, parts: Parts | None) -> MethodOutput:
         ),
         "quality": table_of(QualityRow, quality),
         "training": table_of(CurveRow, curve_rows(parts.trained)),
-        "loss_recovered": table_of(SplicedRow, parts.spliced),
-        "causal": table_of(CausalRow, parts.causal),
+        "loss_recovered": table_of(SplicedRow, changed.spliced),
+        "causal": table_of(CausalRow, changed.causal),
+        "causal_texts": table_of(CausalTextRow, changed.texts),
+        "causal_text_means": table_of(CausalTextMeanRow, means),
         "coactivation": table_of(CoactivationRow, coactivation_rows(details.n_both_CC, coactive, parts.activity)),
         "token_scores": token_excess_table(source.tokens, details.score_N, names),
         "document_scores": document_mean_table(source.tokens, details.score_N),
     }  # fmt: skip
-    scalars = summary(rows, quality, parts.spliced, parts.causal, setting.split.is_held_out)
+    scalars = summary(rows, quality, changed.spliced, changed.causal, means, setting.split.is_held_out)
     return MethodOutput(
         tables=tables,
         evidence=evidence(scalars, rows, tables["examples"], tables["token_scores"], specific, claimed),
         summary=scalars,
         tensors=_vectors(dictionary, latents),
-        notes=tuple(dict.fromkeys((*setting.notes, *source.notes, *parts.notes, *notes, *_skipped(setting, parts)))),
+        notes=tuple(dict.fromkeys((*setting.notes, *source.notes, *changed.notes, *notes, *_skipped(setting, parts)))),
         facts={**facts, **_training_facts(setting, parts)},
         folders=_folders(setting, dictionary),
     )
@@ -229,6 +233,7 @@ def _empty_tables() -> dict[str, pa.Table]:
     rows = {
         "latents": LatentRow, "latent_groups": LatentGroupRow, "latent_tokens": LatentTokenRow, "examples": WindowRow,
         "quality": QualityRow, "training": CurveRow, "loss_recovered": SplicedRow, "causal": CausalRow,
-        "coactivation": CoactivationRow, "token_scores": TokenScoreRow, "document_scores": DocumentScoreRow,
+        "causal_texts": CausalTextRow, "causal_text_means": CausalTextMeanRow, "coactivation": CoactivationRow,
+        "token_scores": TokenScoreRow, "document_scores": DocumentScoreRow,
     }  # fmt: skip
     return {name: table_of(row_type, []) for name, row_type in rows.items()}

@@ -163,6 +163,41 @@ class CausalRow:
 
 
 @dataclass(frozen=True)
+class CausalTextRow:
+    """`causal_texts.parquet`: a text of the finetuned model with latents held down, or of the base with them held up.
+
+    `latents` is unchanged, claimed or random. `shared_tokens`: at its beginning, with the unchanged text; `score`: mean
+    log p − log q of its new tokens under the unchanged models, nats per token; `change_of_score`: against the
+    unchanged text; null where nothing was written.
+    """
+
+    dataset: str
+    document: int
+    change: str
+    latents: str
+    number: int
+    prompt: str
+    text: str
+    shared_tokens: int
+    score: float | None
+    change_of_score: float | None
+
+
+@dataclass(frozen=True)
+class CausalTextMeanRow:
+    """`causal_text_means.parquet`: mean over the texts of a set, with an interval by texts at 95 %."""
+
+    change: str
+    latents: str
+    number: int
+    n_texts: int
+    change_of_score: float
+    low: float | None
+    high: float | None
+    shared_tokens: float
+
+
+@dataclass(frozen=True)
 class CoactivationRow:
     """`coactivation.parquet`: two telling latents that are active at the same tokens; `jaccard`: both over either."""
 

@@ -119,10 +119,9 @@ def _parts(setting: Setting, trained: Sequence[Trained]) -> Parts:
     )  # fmt: skip
     latents = latents_of(dictionary, setting.kind, activity)
     matches, comes_back_F = _across_seeds(setting, trained, latents)
-    spliced, causal, notes = intervene(setting, dictionary, latents, mean_2D)
     return Parts(
         trained=tuple(trained), activity=activity, latents=latents, matches=matches, comes_back_F=comes_back_F,
-        spliced=spliced, causal=causal, notes=tuple(notes),
+        interventions=intervene(setting, dictionary, latents, mean_2D),
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from diffing.display.windows import window_heatmap
 _SHOWN_LATENTS = 20
 _WITH_EXAMPLES = 6
 _EXAMPLES_EACH = 3
+_SHOWN_TEXTS = 6
+_HELD = {"ablate": "finetuned, held down", "add": "base, held up"}
 UNIT = "activation"
 _FIGURES = {
     "latents": (
@@ -222,7 +224,57 @@ def causes(result: Result) -> list[Block]:
         ),
         Figure("causal", *_FIGURES["causal"]),
         *_causal_tables(result),
+        *_text_blocks(result),
     ]
+
+
+def _text_blocks(result: Result) -> list[Block]:
+    """What the models write with the latents held down or up."""
+    rows = result.table("causal_text_means").to_pylist()
+    if not rows:
+        return []
+    lines = []
+    for claimed in (r for r in rows if r["latents"] == "claimed"):
+        random = [r for r in rows if (r["change"], r["latents"]) == (claimed["change"], "random")]
+        effects = sorted(r["change_of_score"] for r in random)
+        shared = sum(r["shared_tokens"] for r in random) / max(1, len(random))
+        interval = _interval({"effect": claimed["change_of_score"], **claimed})
+        lines.append(
+            (
+                _HELD[claimed["change"]], claimed["n_texts"], interval,
+                f"{effects[0]:.2g} … {effects[-1]:.2g}" if effects else None, claimed["shared_tokens"], shared,
+            )
+        )  # fmt: skip
+    columns = ("texts of", "texts", "change of log p − log q [95 %]", "random", "tokens unchanged", "random, mean")
+    caption = (
+        "Texts written with the mean of the claimed latents' contributions taken from, or added to, every position, "
+        "beside random latents of the same length: log p − log q under the unchanged models, nats per token; and how "
+        "many tokens pass before the text differs from the unchanged one."
+    )
+    return [
+        Heading("What they make the models write", 3),
+        Table(columns, tuple(lines), caption),
+        *_side_by_side(result),
+    ]
+
+
+def _side_by_side(result: Result) -> list[Block]:
+    """The texts that the claimed latents moved most, beside the unchanged and one with random latents."""
+    rows = result.table("causal_texts").to_pylist()
+    by_key = {(r["change"], r["dataset"], r["document"], r["latents"], r["number"]): r for r in rows}
+    claimed = [r for r in rows if r["latents"] == "claimed" and r["change_of_score"] is not None]
+    lines = []
+    for row in sorted(claimed, key=lambda r: -abs(r["change_of_score"]))[:_SHOWN_TEXTS]:
+        key = (row["change"], row["dataset"], row["document"])
+        beside = by_key.get((*key, "random", 0))
+        lines.append(
+            (
+                _HELD[row["change"]], row["prompt"], by_key[*key, "unchanged", 0]["text"], row["text"],
+                beside["text"] if beside else None,
+            )
+        )  # fmt: skip
+    columns = ("texts of", "opening", "unchanged", "with the claimed latents", "with random ones")
+    return [Table(columns, tuple(lines), "The texts that the claimed latents moved most.")]
 
 
 def _causal_tables(result: Result) -> list[Table]:
