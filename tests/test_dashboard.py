@@ -16,7 +16,7 @@ from streamlit.util import calc_hash
 _, dashboard, base_dir, run = sys.argv
 sys.argv = ["dashboard.py", f"infrastructure.storage.base_dir={base_dir}"]
 for page, query in (("", {}), ("result", {"run": run}), ("result", {"run": run, "show": "Tables"}), ("compare", {}),
-                    ("try_it", {}), ("chat", {}), ("steer", {})):
+                    ("try_it", {}), ("chat", {}), ("steer", {}), ("amplify", {})):
     app = AppTest.from_file(dashboard, default_timeout=60)
     app._page_hash = calc_hash(page)
     app.query_params.update(query)

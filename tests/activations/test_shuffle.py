@@ -48,6 +48,7 @@ def order_of(source, **options):
     return np.concatenate(drawn(source, **options)).tolist()
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from("abc"), st.lists(st.integers(2, 30), min_size=1, max_size=12), min_size=1),
     st.integers(1, 40), st.integers(1, 200), st.integers(1, 100), st.integers(0, 3), st.booleans(),

@@ -146,6 +146,7 @@ def test_partition_and_order_do_not_matter(cuts, order, broken, offset):
     same(backwards, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_millions", [2, 50])
 def test_a_long_bfloat16_stream_keeps_its_variance(n_millions):
     """Dimension d takes 99·2^d, 100·2^d and 101·2^d, all bfloat16, in shares ¼, ½, ¼: sd 2^d/√2, mean 141 sd."""

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffing.analysis.divergences import delta_nll, divergences, log_probs
+from diffing.analysis.divergences import delta_nll, divergences, log_probs, smoothed_log_ratio
 
 
 def both(f, b, **options):
@@ -90,3 +90,23 @@ def test_delta_nll_is_negative_where_finetuning_made_the_token_likelier():
     lp, lq = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.3, 0.7]]).log()
     assert delta_nll(lp, lq, torch.tensor([0])).item() == pytest.approx(-math.log(3), abs=1e-6)
     assert delta_nll(lp, lq, torch.tensor([1])).item() == pytest.approx(math.log(7), abs=1e-5)
+
+
+def test_a_floor_flattens_what_neither_model_expects():
+    logits_f, logits_b = (torch.randn(6, 50, generator=torch.Generator().manual_seed(s)) * 8 for s in (0, 1))
+    found = log_probs(logits_f, logits_b)
+    p, q = (x.double().softmax(-1) for x in (logits_f, logits_b))
+    for floor in (0.0, 1e-6, 1e-2):
+        expected = ((p + floor) / (q + floor)).log()
+        torch.testing.assert_close(smoothed_log_ratio(found, floor).double(), expected, atol=1e-5, rtol=1e-5)
+    rare = (p < 1e-8) & (q < 1e-8)
+    assert rare.any()
+    assert smoothed_log_ratio(found, 1e-6)[rare].abs().max() < 0.011
+    assert not smoothed_log_ratio(log_probs(logits_f, logits_f), 1e-6).any()
+
+
+def test_ids_that_both_models_mask_have_no_ratio():
+    logits = torch.tensor([[0.0, 1.0, float("-inf")]])
+    other = torch.tensor([[0.0, 2.0, float("-inf")]])
+    for floor in (0.0, 1e-6):
+        assert smoothed_log_ratio(log_probs(logits, other), floor)[0, 2] == 0

@@ -127,6 +127,7 @@ def trained_on_planted(penalty, n_steps):
     return planted, trainer.dictionary, rows
 
 
+@pytest.mark.slow
 def test_errors_tell_shrunk_latents_from_real_ones():
     """Features that are weaker in the base (0.3) lose their base row to the penalty and look ft_only; ν tells them."""
     planted, dictionary, rows = trained_on_planted(0.5, 800)

@@ -7,7 +7,8 @@ from latent_makers import TEXTS, alone, dense, kl_of, loss_of, perfect
 
 from diffing.analysis.latents.recovered import spliced_rows
 from diffing.analysis.latents.sites import Split
-from diffing.analysis.latents.splicing import LossReader, pair_batches, some_sequences
+from diffing.analysis.latents.splicing import pair_batches, some_sequences
+from diffing.analysis.losses import LossReader
 from diffing.core.layers import Slot
 from diffing.data.batches import make_batch
 from diffing.data.token_table import TokenTable

@@ -57,6 +57,7 @@ def test_without_its_spans_each_text_is_the_same(a, b):
     assert diff_spans(a, a) == ([], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["the ", "a b c ", "x"])
 def test_long_repetitions_take_bounded_time(word):
     a, b = word * 20_000, "start " + (word * 9_000) + "but " + word * 12_000

@@ -72,9 +72,9 @@ def test_a_mistake_is_a_sentence_with_cfg_too(command, wrong, right):
 @pytest.mark.parametrize(
     "args",
     [
-        ["diffing/method=diff_mining"],
-        ["pipeline.methods=[perplexity_diff]"],
-        ["pipeline.methods=[kl,perplexity_diff]"],
+        ["diffing/method=activation_oracle"],
+        ["pipeline.methods=[activation_oracle]"],
+        ["pipeline.methods=[kl,activation_oracle]"],
     ],
     ids=lambda a: a[0],
 )

@@ -244,6 +244,7 @@ def test_quantisation_without_its_package(compare):
     compare("model.quantization=4bit").sentence("model.quantization", "bitsandbytes", "pip install")
 
 
+@pytest.mark.slow
 def test_every_file_format_runs(command, bench, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

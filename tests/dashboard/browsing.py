@@ -34,7 +34,7 @@ _ARGUMENTS = (
 )  # fmt: skip
 _HERE = ("localhost", "127.0.0.1")
 # Streamlit looks for its server below the page's address before it looks at the root, and tells nobody that it did.
-_PROBE = re.compile(r"/(overview|result|compare|try_it|chat|steer)/_stcore/(health|host-config)")
+_PROBE = re.compile(r"/(overview|result|compare|try_it|chat|steer|amplify)/_stcore/(health|host-config)")
 # Whether nothing has gone on for a moment: what was just clicked may not have reached the server yet.
 _RESTS = """() => {
     const app = document.querySelector('[data-testid=stApp]'), now = performance.now();

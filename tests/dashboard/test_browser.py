@@ -29,6 +29,7 @@ PAGES = {
     "try_it": "Try a text on both models",
     "chat": "Chat with both models",
     "steer": "Steer both models",
+    "amplify": "Try amplification",
 }
 
 
@@ -262,6 +263,17 @@ def test_both_models_are_steered_once(seen):
     assert texts[0] != texts[1]
     assert texts[2] != texts[3]
     seen.pictures(PICTURES, "steer")
+
+
+def test_an_amplified_text_stands_beside_the_others(seen):
+    seen.open(f"amplify?{BRIEF}&overall=2.5")
+    seen.press("Write")
+    ends = seen.page.get_by_text(re.compile(r"^\d+ tokens$"))
+    expect(ends).to_have_count(3, timeout=120_000)
+    seen.settle()
+    assert len(texts_of(seen.page.locator(".d-quote"))) == 3
+    seen.says("organism.amplification=2.5")
+    seen.pictures(PICTURES, "amplify")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def in_link(app, name):
     return [value] if isinstance(value, str) else list(value)
 
 
-@pytest.mark.parametrize("page", ["try_it", "chat", "steer"])
+@pytest.mark.parametrize("page", ["try_it", "chat", "steer", "amplify"])
 def test_the_pair_stays_when_a_newer_result_arrives(page, visit, copied):
     subjects = sorted(p for p in (copied / "results" / "base").iterdir() if "null" not in p.name)
     first, second = subjects[:2]

@@ -15,6 +15,7 @@ TITLES = {
     "try_it": "Try a text on both models",
     "chat": "Chat with both models",
     "steer": "Steer both models",
+    "amplify": "Try amplification",
 }
 
 
@@ -168,7 +169,7 @@ def test_damaged_results_are_said_and_never_shown(damage, method, visit, copied,
 
 
 @pytest.mark.parametrize("damage", ["truncated manifest", "no tables", "truncated tensors"])
-@pytest.mark.parametrize("page", ["compare", "chat", "steer"])
+@pytest.mark.parametrize("page", ["compare", "chat", "steer", "amplify"])
 def test_other_pages_go_on_beside_a_damaged_result(damage, page, visit, copied, runs):
     DAMAGES[damage](copied / "results" / runs("full", "normdiff"))
     whole(visit(copied, page, base="base", pair="full", method="normdiff", show="Tokens"))

@@ -15,7 +15,7 @@ from streamlit.util import calc_hash
 
 from workbench import ROOT
 
-PAGES = ("overview", "result", "compare", "try_it", "chat", "steer")
+PAGES = ("overview", "result", "compare", "try_it", "chat", "steer", "amplify")
 _MARKDOWN = ("body", "label", "help", "text")
 _NO_MARKDOWN = ("html", "code", "text_area", "text_input", "bidi_component", "plotly_chart", "arrow_data_frame")
 

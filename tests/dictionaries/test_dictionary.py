@@ -265,6 +265,7 @@ def test_variants_that_do_not_fit_are_refused(values, said):
         parse(DictionarySpec, {"n_sites": 2, "width": 4, "n_latents": 16, "k": 2, **values})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 4, 8])
 def test_the_threshold_keeps_as_many_as_training_did(k):
     """After a short training with the default decay: on new rows within 5 % of k."""

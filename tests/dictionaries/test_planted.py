@@ -49,6 +49,7 @@ class Found:
         return int(((self.kind_G == "stronger_in_ft") & (self.tag_G == "ft_only")).sum())
 
 
+@pytest.mark.slow
 def test_thirty_features_come_back_from_100_000_rows():
     found = Found(plant(6, 32), 64, 1, 100_000, 256)
     assert found.share >= 0.75
@@ -57,6 +58,7 @@ def test_thirty_features_come_back_from_100_000_rows():
     assert set(found.kind_G[found.is_found_G]) == set(KINDS)
 
 
+@pytest.mark.slow
 def test_l1_makes_shared_features_look_like_those_of_one_model():
     found = Found(plant(6, 32), 64, 1, 100_000, 256, sparsity="l1", penalty=0.5)
     assert found.share >= 0.75

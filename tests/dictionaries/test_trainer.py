@@ -240,6 +240,7 @@ def goes_on(dictionary, n_steps, aux_weight, **training):
     return most, row.fve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["misdirected", "bias -100"])
 def test_aux_brings_dead_latents_back_within_150_steps(whole, how):
     dictionary = whole("batch_topk")

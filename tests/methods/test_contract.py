@@ -17,7 +17,15 @@ SCORES = {
     "token_scores": ["token_id", "token", "score", "stderr", "null_score"],
     "document_scores": ["dataset", "document", "score"],
 }
+SHORT_TEXTS = {"logit_amplification": 6, "weight_amplification": 6, "activation_difference_lens": 6, "perplexity_diff": 8}
 pytestmark = pytest.mark.parametrize("name", method_names())
+
+
+def quickly(name, pair, base_dir):
+    """A run at the defaults, but for the length of the texts that a method writes."""
+    texts = [row["text"] for row in sentences(8)]
+    options = {"max_new_tokens": SHORT_TEXTS[name]} if name in SHORT_TEXTS else {}
+    return diffing.run(name, pair, data=texts, base_dir=base_dir, **options)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +39,7 @@ def results(bench, tmp_path_factory):
             changed = {"adapter": str(bench.adapter)} if null_pair == "none" else {"null_pair": null_pair}
             pairs[null_pair] = diffing.load_pair(str(bench.base), device_map="cpu", **changed)
         if (name, null_pair) not in done:
-            texts = [row["text"] for row in sentences(8)]
-            done[name, null_pair] = diffing.run(name, pairs[null_pair], data=texts, base_dir=base_dir)
+            done[name, null_pair] = quickly(name, pairs[null_pair], base_dir)
         return done[name, null_pair]
 
     return result
@@ -143,7 +150,7 @@ def test_nothing_is_found_where_nothing_changed(name, results):
 
 def test_a_second_run_is_equal_to_the_bit(name, results, bench, tmp_path):
     pair = diffing.load_pair(str(bench.base), adapter=str(bench.adapter), device_map="cpu")
-    again = diffing.run(name, pair, data=[row["text"] for row in sentences(8)], base_dir=tmp_path)
+    again = quickly(name, pair, tmp_path)
     first = results(name)
     assert again.folder.name == first.folder.name
     for table in first.tables():

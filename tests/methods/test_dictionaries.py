@@ -169,6 +169,7 @@ def test_a_finished_run_is_found_by_either_way(whole, command, bench):
     assert run_folders(base_dir) == [folder]
 
 
+@pytest.mark.slow
 def test_from_python_as_from_the_command_line(whole, bench, tmp_path):
     name, folder = whole
     pair = diffing.load_pair(str(bench.base), adapter=str(bench.adapter), device_map="cpu")
@@ -182,6 +183,7 @@ def test_from_python_as_from_the_command_line(whole, bench, tmp_path):
     ).folder == result.folder  # fmt: skip
 
 
+@pytest.mark.slow
 def test_live_is_disk_to_the_bit(whole, command, bench, tmp_path):
     name, folder = whole
     more = (f"diffing.method.save_as=[{LAYOUTS[name]}]", "preprocessing.store=live")
@@ -189,6 +191,7 @@ def test_live_is_disk_to_the_bit(whole, command, bench, tmp_path):
     assert_same_tables(run_folder(tmp_path / "out"), folder)
 
 
+@pytest.mark.slow
 def test_a_saved_dictionary_opened_gives_the_same_latents(whole, command, bench, tmp_path):
     name, folder = whole
     command(asked(bench, tmp_path / "out", name, f"diffing.method.path={folder / 'files' / 'dictionary'}")).done()
@@ -236,6 +239,7 @@ def test_equal_models_have_nothing_of_their_own(name, command, bench, tmp_path):
     assert set(found["token_scores"]["score"].to_pylist()) == {0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
     [("sae_difference", "diffing.method.k=30"), ("crosscoder", "diffing.method.training.batch_rows=1024")],
@@ -342,6 +346,7 @@ def test_too_many_latents_set_apart(options, command, bench, refused):
     assert len(found.sentence("n_dedicated", "n_shared", "40 latents", "diffing.method.n_latents=4")) < 300
 
 
+@pytest.mark.slow
 def test_dictionaries_that_do_not_fit(whole, command, bench, tmp_path):
     name, folder = whole
     (other,) = set(METHODS) - {name}
@@ -565,6 +570,7 @@ def test_the_dictionary_reads_a_text_of_ones_own(whole, bench):
         assert value.values_T[1:] == pytest.approx(acts[1:, latent].tolist(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_another_dictionary_under_the_same_path_is_another_run(bench, command, whole, tmp_path):
     import shutil
 

@@ -213,6 +213,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bits(output, tmp_path, st
         assert torch.equal(found.tensors[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["moments.safetensors", "null_delta.npy", "scores.npy", "scores.json"])
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_damaged_unfinished_work_is_done_again(output, tmp_path, file, damage):

@@ -118,6 +118,7 @@ def test_spaces_hold_mean_total_and_participation(data, output):
     np.testing.assert_allclose(found.n_coordinates, 1 / (vectors(output, "delta", "uncentred") ** 4).sum(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [[[0, 1, 2, 3, 4, 5, 6, 7]], [[3, 1], [0], [4, 2], [7, 5, 6]]])
 def test_blocks_change_nothing(data, output, tmp_path, blocks):
     base, delta = data

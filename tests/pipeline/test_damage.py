@@ -97,6 +97,7 @@ def test_a_corrupt_result_does_not_hide_the_others(command, bench, out):
         assert str(bad / "manifest.json") in sentence
 
 
+@pytest.mark.slow
 def test_a_corrupt_state_does_not_stop_a_rerun(command, bench, out):
     folder = run_folder(out)
     (folder / "manifest.json").unlink()

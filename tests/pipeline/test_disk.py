@@ -100,6 +100,7 @@ def test_permission_refused(command, bench, out, monkeypatch):
     command(bench.command(out)).sentence(str(out), "not permitted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.6, 0.9, 1.0])
 def test_a_disk_that_fills(command, many, untroubled, out, monkeypatch, share):
     """Full from the first write to the last, which is the manifest's; only what lacks is computed afterwards."""

@@ -37,7 +37,7 @@ def test_one_job_fails(command, bench, out, tmp_path):
 
 
 def test_a_planned_method_among_others(command, bench, out):
-    outcome = command(bench.command(out, "--multirun", "diffing/method=diff_mining,kl"))
+    outcome = command(bench.command(out, "--multirun", "diffing/method=activation_oracle,kl"))
     assert outcome.code == 2
     assert folders(out) == {"adapter"}
     failed, done = outcome.out.splitlines()[-2:]

@@ -10,6 +10,7 @@ import pytest
 import diffing
 from diffing.core.errors import UserError
 from diffing.core.method import method_names
+from diffing.pipeline.planning import QUICK
 from workbench import assert_same_tables, manifest, run_folder, run_folders, sentences, tables, write_jsonl
 
 EVIDENCE = {
@@ -162,7 +163,12 @@ def test_the_null_pair_needs_no_finetuned_model(command, bench, out):
 
 @pytest.mark.parametrize(
     ("methods", "expected"),
-    [("kl", ["kl"]), ("all", method_names()), ("[quick,kl]", ["kl", "normdiff"]), ("[normdiff]", ["normdiff"])],
+    [
+        ("kl", ["kl"]),
+        ("[normdiff]", ["normdiff"]),
+        pytest.param("[quick,kl]", sorted(QUICK), marks=pytest.mark.slow),
+        pytest.param("all", method_names(), marks=pytest.mark.slow),
+    ],
 )
 def test_methods_by_list(command, bench, out, methods, expected):
     command(bench.command(out, f"pipeline.methods={methods}")).done()

@@ -11,6 +11,7 @@ from diffing.core.specs import NullPair
 from diffing.core.tracking import Log
 from diffing.data.tokens import Corpus
 from diffing.models.pair import ModelPair
+from diffing.models.plan import PairPlan
 
 if TYPE_CHECKING:
     from diffing.data.tokens import Tokenizer
@@ -32,6 +33,7 @@ class RunContext:
         scratch: Folder inside the run folder for units of work that survive an interruption.
         log: Receives named numbers when tracking is on.
         activations: The activations that the method's `needs` name; None when it names none.
+        load_plan: Gives the pair's files and decisions; None where there are no files.
     """
 
     load_pair: Callable[[], ModelPair]
@@ -45,8 +47,15 @@ class RunContext:
     scratch: Path
     log: Log
     activations: ActivationSource | None = None
+    load_plan: Callable[[], PairPlan] | None = None
 
     @cached_property
     def pair(self) -> ModelPair:
         """Both models, loaded when first asked for: a method that reads a cache alone never waits for them."""
         return self.load_pair()
+
+    @cached_property
+    def plan(self) -> PairPlan:
+        """Where the pair's files are and what was decided of it; no weights are read."""
+        assert self.load_plan is not None
+        return self.load_plan()

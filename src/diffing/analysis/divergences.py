@@ -97,6 +97,20 @@ def divergences(lp: Float[Tensor, "N V"], lq: Float[Tensor, "N V"]) -> tuple[Div
     return result, kl_terms, change
 
 
+def smoothed_log_ratio(both: LogProbs, floor: float) -> Tensor:
+    """log((p + ε) / (q + ε)), [N, V]: the log-ratio of two distributions, near 0 where both are far below ε.
+
+    Of a token that neither model expects, log p − log q is large and says nothing: its logit is hardly trained. Exactly
+    0 where the two are equal; ε = 0 gives log p − log q.
+
+    Args:
+        both: Log-probabilities of the finetuned and the base model.
+        floor: ε.
+    """
+    lp, lq = both.finetuned_NV, both.base_NV
+    return lp - lq if floor == 0 else ((lp.exp() + floor) / (lq.exp() + floor)).log()
+
+
 def _jensen_shannon(p: Tensor, q: Tensor, change: Tensor) -> Tensor:
     """With s = (p − q)/(p + q): p = m(1+s), q = m(1−s), so JS = ½ Σ p·log1p(s) + q·log1p(−s)."""
     shift = (change / (p + q).clamp_min(_TINY)).clamp_(-_LARGEST_SHIFT, _LARGEST_SHIFT)

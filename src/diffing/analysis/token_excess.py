@@ -53,7 +53,17 @@ def _stderr(sequence_N: np.ndarray, index_N: np.ndarray, values_N: np.ndarray, n
 
 def document_mean_table(tokens: TokenTable, values_N: np.ndarray) -> pa.Table:
     """All documents by the mean of a value over their tokens (NaN: not counted): `document_scores.parquet`."""
-    sums_S, counts_S = tokens.sums_by_sequence(values_N, ~np.isnan(values_N))
+    return document_table(tokens, *tokens.sums_by_sequence(values_N, ~np.isnan(values_N)))
+
+
+def document_table(tokens: TokenTable, sums_S: np.ndarray, counts_S: np.ndarray) -> pa.Table:
+    """All documents by sum over count; those that count nothing are left out: `document_scores.parquet`.
+
+    Args:
+        tokens: The corpus.
+        sums_S: By sequence the sum of a value.
+        counts_S: Over how many tokens.
+    """
     rows = [
         DocumentScoreRow(tokens.dataset_of(s), int(tokens.documents[s]), float(sums_S[s] / counts_S[s]))
         for s in np.flatnonzero(counts_S).tolist()

@@ -23,6 +23,7 @@ groups (GROUP=NAME)
 
 often used options (all of them: --cfg job)
   organism_variant=NAME                  another finetuned model of the organism
+  organism.amplification=2               scale what finetuning changed: a factor, a preset (late_only, …), a file
   pipeline.mode=full|preprocessing|diffing|report|cache
                                          everything; activations only; methods only; the reports again; list caches
   preprocessing.layers=[0.5]             layers to store: numbers, shares of the depth, or all

@@ -27,16 +27,7 @@ if TYPE_CHECKING:
     from diffing.core.result import Result
 
 ENTRY_POINT_GROUP = "diffing.methods"
-PLANNED = (
-    "activation_difference_lens",
-    "diff_mining",
-    "logit_amplification",
-    "perplexity_diff",
-    "weight_spectrum",
-    "weight_amplification",
-    "model_patching",
-    "activation_oracle",
-)
+PLANNED = ("activation_oracle",)
 
 
 class MethodConfig(Strict):
@@ -101,6 +92,11 @@ class MethodSpec:
         section: `(result) -> Section` for the report and the dashboard.
         headline: `(result) -> Section` printed in the terminal at the end of a run; tables and paragraphs only.
         needs: `(config) -> Needs`: the activations it reads; None when it reads none.
+        needs_models: Whether a method that reads no activations always reads the models; False: they are loaded when it
+            asks for `context.pair`.
+        reads_corpus: Whether it reads the corpus; a result of one that does not is said to rest on no text.
+        compares_texts: Whether it compares texts, so that models whose tokenizers differ can be compared; other methods
+            refuse them.
         view: `(result) -> None`: draws the dashboard's page of a result from its tables and figures; None: its section.
         probe: `(pair, sequence) -> (TokenValues, …)`: the method's values at each token of one text, for trying a pair
             out; None when it has none.
@@ -119,6 +115,9 @@ class MethodSpec:
     section: Callable[["Result"], Section]
     headline: Callable[["Result"], Section]
     needs: Callable[[Any], Needs | None] = lambda config: None
+    needs_models: bool = True
+    reads_corpus: bool = True
+    compares_texts: bool = False
     view: Callable[["Result"], None] | None = None
     probe: Callable[[Any, Any], tuple[TokenValues, ...]] | None = None
     vectors: Callable[["Result"], tuple[NamedVector, ...]] | None = None

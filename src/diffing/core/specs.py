@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from diffing.core.amplification import AmplificationSpec, read_amplification
 from diffing.core.config import Strict
 
 EMBEDDED = "embedded:"
@@ -94,6 +95,12 @@ class OrganismSpec(Strict):
     subfolder: str | None = None
     revision: str | None = None
     null_adapter: str | None = None
+    amplification: AmplificationSpec | None = None
+
+    @field_validator("amplification", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return read_amplification(value)
 
 
 class PairSpec(Strict):
@@ -106,6 +113,12 @@ class PairSpec(Strict):
     sharing: Sharing = "auto"
     allow_rounding: bool = False
     null_pair: NullPair = "none"
+    amplification: AmplificationSpec | None = None
+
+    @field_validator("amplification", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return read_amplification(value, "amplification")
 
 
 class DataConfig(Strict):

@@ -22,6 +22,7 @@ PAGES = (
     ("try_it", "Try it", ":material/edit_note:"),
     ("chat", "Chat", ":material/forum:"),
     ("steer", "Steer", ":material/explore:"),
+    ("amplify", "Amplify", ":material/equalizer:"),
 )
 
 _ICON = (

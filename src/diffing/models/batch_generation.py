@@ -4,22 +4,24 @@ Rows of a batch are never padded: all stand at the same position, and a row whos
 reads its next prompt token where others draw one. So no architecture needs an attention mask.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from diffing.core.errors import UserError
-from diffing.models.batch_steering import steered_rows
-from diffing.models.decoding import continues_from_cache, forward
+from diffing.models.amplified import Amplified, amplified_logits
+from diffing.models.batch_plan import plan_rows
+from diffing.models.batch_reading import Reading, check_logits
 from diffing.models.generation import check_ids, room
 from diffing.models.handle import ModelHandle
 from diffing.models.sampling import GumbelNoise, Sampling, choose
-from diffing.models.steering import Steering, check_layer
+from diffing.models.steering import SteeredRow, Steering, check_layer
 
-_BATCH_ROWS = 32
+__all__ = ["Amplified", "Continuation", "Prompt", "seeded", "write_texts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,39 +58,17 @@ class Continuation:
     is_ended: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Amplified:
-    """Contrastive decoding between two models: log p + α (log p − log q), p of the finetuned model, q of the base.
-
-    α is each prompt's; 0 is the finetuned model, −1 the base.
-
-    Args:
-        finetuned: Gives p.
-        base: Gives q.
-        epsilon: Only tokens of probability p_v ≥ ε · max p may be drawn; 0: all.
-        shared_ids: Ids on which the vocabularies agree, where they differ; no other is drawn.
-
-    Source: Li et al., Contrastive Decoding (2023), section 3.
-    """
-
-    finetuned: ModelHandle
-    base: ModelHandle
-    epsilon: float = 0.1
-    shared_ids: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.epsilon <= 1:
-            raise UserError(f"epsilon is {self.epsilon}; give a share of the largest probability, 0 to 1.")
-
-
 def write_texts(
     writer: ModelHandle | Amplified,
     prompts: Sequence[Prompt],
     sampling: Sampling,
     end_ids: Collection[int],
     done: Callable[[int], None] = lambda n: None,
+    on_token: Callable[[int, int], None] = lambda row, token_id: None,
 ) -> list[Continuation]:
     """Continue every prompt; in the order of the prompts.
+
+    A text depends on the models, its prompt and the sampling; what else is in its batch changes logits by rounding.
 
     Args:
         writer: One model, or two in lock-step.
@@ -96,20 +76,19 @@ def write_texts(
         sampling: How tokens are chosen; its seed is not read, each prompt has one.
         end_ids: Tokens after which a text is at its end; see `generation.end_ids`.
         done: Told the number of new tokens, as they are written.
+        on_token: Told each new token as it is written, with the place of its prompt.
 
     Raises:
-        UserError: A prompt is empty, too long or in another vocabulary, a steering vector does not fit, or logits are
-            not finite.
+        UserError: A prompt is empty, too long or in another vocabulary, an alpha or a steering vector makes no sense,
+            or logits are not finite.
     """
     handles = [writer] if isinstance(writer, ModelHandle) else [writer.finetuned, writer.base]
     for prompt in prompts:
         _check(prompt, handles)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
     found: dict[int, Continuation] = {}
-    for start in range(0, len(order), _BATCH_ROWS):
-        chosen = order[start : start + _BATCH_ROWS]
-        batch = _Batch(writer, handles, [prompts[i] for i in chosen], sampling, frozenset(end_ids))
-        found |= dict(zip(chosen, batch.write(done), strict=True))
+    for places in plan_rows(handles, [len(p.ids) for p in prompts], sampling.max_new_tokens):
+        batch = _Batch(writer, handles, {i: prompts[i] for i in places}, sampling, frozenset(end_ids))
+        found |= batch.write(done, on_token)
     return [found[i] for i in range(len(prompts))]
 
 
@@ -119,13 +98,15 @@ def _check(prompt: Prompt, handles: Sequence[ModelHandle]) -> None:
         room(handle, prompt.ids)
         if prompt.steering is not None:
             check_layer(handle, prompt.steering.layer)
+    if not math.isfinite(prompt.alpha):
+        raise UserError(f"alpha is {prompt.alpha}; give a finite number.")
 
 
 class _Row:
     """One text on its way."""
 
-    def __init__(self, prompt: Prompt, n_new: int) -> None:
-        self.prompt, self.n_new = prompt, n_new
+    def __init__(self, place: int, prompt: Prompt, n_new: int) -> None:
+        self.place, self.prompt, self.n_new = place, prompt, n_new
         self.ids = list(prompt.ids)
         self.log_probs: list[float] = []
         self.noise = GumbelNoise(prompt.seed)
@@ -135,114 +116,99 @@ class _Row:
     def is_done(self) -> bool:
         return self.is_ended or len(self.log_probs) == self.n_new
 
+    def continuation(self, tokenizer: PreTrainedTokenizerBase) -> Continuation:
+        new = self.ids[len(self.prompt.ids) :][: len(self.log_probs)]
+        text = tokenizer.decode(new, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return Continuation(tuple(new), tuple(self.log_probs), text, self.is_ended)
+
 
 class _Batch:
     """Texts that grow together, one position at a time."""
 
     def __init__(
-        self, writer: ModelHandle | Amplified, handles: Sequence[ModelHandle], prompts: Sequence[Prompt],
+        self, writer: ModelHandle | Amplified, handles: Sequence[ModelHandle], prompts: Mapping[int, Prompt],
         sampling: Sampling, ends: frozenset[int],
     ) -> None:  # fmt: skip
         self._writer, self._sampling, self._ends = writer, sampling, ends
-        self._models = [_Reading(handle) for handle in handles]
-        self._rows = [_Row(p, min(sampling.max_new_tokens, *(room(h, p.ids) for h in handles))) for p in prompts]
-        self._position = min(len(p.ids) for p in prompts)
+        self._tokenizer = handles[0].tokenizer
+        is_one = handles[0] is handles[-1]
+        self._models = [Reading(handle) for handle in (handles[:1] if is_one else handles)]
+        self._rows = [
+            _Row(place, p, min(sampling.max_new_tokens, *(room(h, p.ids) for h in handles)))
+            for place, p in prompts.items()
+        ]
+        self._position = min(len(p.ids) for p in prompts.values())
 
     @torch.no_grad()
-    def write(self, done: Callable[[int], None]) -> list[Continuation]:
+    def write(self, done: Callable[[int], None], on_token: Callable[[int, int], None]) -> dict[int, Continuation]:
+        rows = self._rows
         while not all(row.is_done for row in self._rows):
-            done(self._step())
-        return [self._continuation(row) for row in self._rows]
+            drawn = self._step()
+            self._position += 1
+            for row in drawn:
+                on_token(row.place, row.ids[-1])
+            done(len(drawn))
+            self._drop_rows()
+        return {row.place: row.continuation(self._tokenizer) for row in rows}
 
-    def _step(self) -> int:
-        """One token for every row that has none at this position; how many were drawn."""
-        ids_BT = torch.tensor([row.ids[: self._position] for row in self._rows])
-        logits = [model.next_logits(ids_BT, [row.prompt for row in self._rows]) for model in self._models]
-        n_drawn = 0
-        for b, row in enumerate(self._rows):
-            if len(row.ids) > self._position:
-                continue
-            if row.is_done:
+    def _step(self) -> list[_Row]:
+        """One token for every row that has none at this position and is not done: these rows."""
+        texts = [row.ids[: self._position] for row in self._rows]
+        steering = [SteeredRow(row.prompt.steering, len(row.prompt.ids)) for row in self._rows]
+        places = [b for b, row in enumerate(self._rows) if len(row.ids) == self._position and not row.is_done]
+        drawn = [self._rows[b] for b in places]
+        all_logits = []
+        for model in self._models:
+            logits_BV = model.next_logits(texts, steering)
+            logits_BV = (logits_BV if len(places) == len(self._rows) else logits_BV[places]).float()
+            check_logits(logits_BV, any(row.steering for row in steering))
+            all_logits.append(logits_BV)
+        if drawn:
+            if isinstance(self._writer, Amplified):
+                self._draw_amplified(drawn, all_logits[0], all_logits[-1])
+            else:
+                self._draw(drawn, all_logits[0])
+        for row in self._rows:
+            if len(row.ids) == self._position:
                 row.ids.append(row.ids[-1])
-                continue
-            self._draw(row, [logits_BV[b] for logits_BV in logits])
-            n_drawn += 1
-        self._position += 1
-        return n_drawn
+        return drawn
 
-    def _draw(self, row: _Row, logits: Sequence[Tensor]) -> None:
-        logits_V = _mixed(self._writer, logits, row.prompt.alpha)
-        chosen = choose(logits_V, self._sampling, row.noise)
-        row.ids.append(chosen)
-        row.log_probs.append(float(logits_V[chosen].double() - logits_V.double().logsumexp(0)))
-        row.is_ended = chosen in self._ends
+    def _draw(self, rows: Sequence[_Row], logits_BV: Tensor) -> None:
+        total_B = logits_BV.logsumexp(-1)
+        if self._sampling.temperature == 0:
+            chosen_B = logits_BV.argmax(-1)
+        else:
+            on_cpu_BV = logits_BV.cpu()
+            chosen = [choose(on_cpu_BV[b], self._sampling, row.noise) for b, row in enumerate(rows)]
+            chosen_B = torch.tensor(chosen, device=logits_BV.device)
+        log_probs_B = logits_BV.gather(1, chosen_B[:, None])[:, 0].double() - total_B.double()
+        for row, token_id, log_prob in zip(rows, chosen_B.tolist(), log_probs_B.tolist(), strict=True):
+            self._append(row, token_id, log_prob)
 
-    def _continuation(self, row: _Row) -> Continuation:
-        new = row.ids[len(row.prompt.ids) :][: len(row.log_probs)]
-        text = str(self._models[0].handle.tokenizer.decode(new, skip_special_tokens=True))
-        return Continuation(tuple(new), tuple(row.log_probs), text, row.is_ended)
+    def _draw_amplified(self, rows: Sequence[_Row], finetuned_BV: Tensor, base_BV: Tensor) -> None:
+        assert isinstance(self._writer, Amplified)
+        shared, epsilon = self._writer.shared_ids, self._writer.epsilon
+        finetuned_BV, base_BV = finetuned_BV.cpu(), base_BV.cpu()
+        for b, row in enumerate(rows):
+            found = amplified_logits(finetuned_BV[b], base_BV[b], row.prompt.alpha, epsilon, shared)
+            token_id = choose(found.logits_K, self._sampling, row.noise, found.ids_K)
+            at = int(torch.searchsorted(found.ids_K, token_id))
+            self._append(row, token_id, float(found.logits_K[at] - found.logits_K.logsumexp(0)))
 
+    def _append(self, row: _Row, token_id: int, log_prob: float) -> None:
+        row.ids.append(token_id)
+        row.log_probs.append(log_prob)
+        row.is_ended = token_id in self._ends
 
-class _Reading:
-    """One model's place in the texts of a batch."""
-
-    def __init__(self, handle: ModelHandle) -> None:
-        self.handle = handle
-        self._n_read, self._cache = 0, None
-
-    def next_logits(self, ids_BT: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """Logits after the last of `ids_BT`, (B, V), float32, on the CPU."""
-        handle = self.handle
-        with handle.active():
-            cached = continues_from_cache(handle)
-            unread_BT = ids_BT[:, self._n_read :].to(handle.device)
-            steerings = [(p.steering, len(p.ids)) for p in prompts]
-            with steered_rows(handle, steerings, self._n_read):
-                output: Any = forward(handle, unread_BT, cached, self._cache)
-            if cached:
-                self._cache, self._n_read = output.past_key_values, ids_BT.shape[1]
-            logits_BV = output.logits[:, -1].float().cpu()
-        if torch.isnan(logits_BV).any() or not torch.isfinite(logits_BV.max(-1).values).all():
-            remedy = "use a smaller strength, or " if any(p.steering for p in prompts) else ""
-            raise UserError(
-                f"The model gives NaN or infinite logits for the next token; {remedy}use model.dtype=float32."
-            )
-        return logits_BV
-
-
-def _mixed(writer: ModelHandle | Amplified, logits: Sequence[Tensor], alpha: float) -> Tensor:
-    if isinstance(writer, ModelHandle):
-        return logits[0]
-    return amplified_log_probs(logits[0], logits[1], alpha, writer.epsilon, writer.shared_ids)
-
-
-def amplified_log_probs(
-    finetuned_V: Tensor, base_V: Tensor, alpha: float, epsilon: float, shared_ids: Tensor | None = None
-) -> Tensor:
-    """log p + α (log p − log q) in float64, not normalised; −∞ for tokens that may not be drawn.
-
-    Args:
-        finetuned_V: Logits whose softmax is p.
-        base_V: Logits whose softmax is q.
-        alpha: α.
-        epsilon: Share of the largest p that a token needs.
-        shared_ids: Ids on which the vocabularies agree; None: all. p and q are renormalised over them.
-
-    Raises:
-        UserError: Something is not finite.
-    """
-    ids = None if shared_ids is None else shared_ids.to(finetuned_V.device)
-    f, b = (x.double() if ids is None else x.double()[ids] for x in (finetuned_V, base_V))
-    log_p, log_q = f.log_softmax(-1), b.log_softmax(-1)
-    mixed = log_p + alpha * (log_p - log_q)
-    if torch.isnan(mixed).any() or torch.isposinf(mixed).any():
-        raise UserError(f"alpha={alpha} gives NaN or infinite logits; use a smaller alpha, or model.dtype=float32.")
-    if epsilon > 0:
-        floor = log_p.max(-1, keepdim=True).values + torch.log(torch.tensor(epsilon, dtype=torch.float64))
-        mixed = mixed.masked_fill(log_p < floor, -torch.inf)
-    if ids is None:
-        return mixed
-    return torch.full(finetuned_V.shape, -torch.inf, dtype=torch.float64).index_copy_(-1, ids, mixed)
+    def _drop_rows(self) -> None:
+        """Rows that are done leave once they are a quarter: dropping copies the cache."""
+        going = [b for b, row in enumerate(self._rows) if not row.is_done]
+        n_done = len(self._rows) - len(going)
+        if going and 4 * n_done >= len(self._rows) and all(model.drops_rows for model in self._models):
+            for model in self._models:
+                model.keep(going)
+            self._rows = [self._rows[b] for b in going]
 
 
 def seeded(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Prompt]:

@@ -1,6 +1,7 @@
 """The attention and the MLP inside a decoder block, told by the names and structure that transformers gives them."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from torch import nn
 
@@ -42,6 +43,16 @@ def candidates(block: nn.Module, site: Site) -> list[nn.Module]:
         if found := [module for module in _named(block, names) if any(True for _ in module.children())]:
             return found
     return []
+
+
+def site_named(name: str) -> Literal["attention", "mlp"] | None:
+    """Which of the two a child of a block is by its name; None for norms and whatever else."""
+    lower = name.lower()
+    if any(n in lower for n in _ELSEWHERE):
+        return None
+    if any(n in lower for names in _ATTENTION for n in names):
+        return "attention"
+    return "mlp" if any(n in lower for n in _MLP) else None
 
 
 def _named(block: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:

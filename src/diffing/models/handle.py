@@ -105,6 +105,7 @@ def make_handle(
     label: str,
     toggle: Toggle | None = None,
     adapter_on: bool = False,
+    cause: str | None = None,
 ) -> ModelHandle:
     """Find and check a model's sites and read-out by short forward passes.
 
@@ -114,6 +115,7 @@ def make_handle(
         label: What messages call it.
         toggle: The switch of a shared adapter.
         adapter_on: The side of the switch to check.
+        cause: What to blame where its output is not finite; None: damaged weights.
 
     Raises:
         UserError: It is not a causal language model, or its output is not finite.
@@ -123,7 +125,8 @@ def make_handle(
         sites = find_sites(module, ids_BT)
         hidden_BTD = run_to_head(module, sites.head, ids_BT)
         if not torch.isfinite(hidden_BTD).all():
-            raise UserError(f"Model {label} computes NaN or infinite values on plain text; its weights are damaged.")
+            because = cause or "its weights are damaged"
+            raise UserError(f"Model {label} computes NaN or infinite values on plain text; {because}.")
         transform = find_transform(module, sites.head, ids_BT)
         if transform and not reproduces(transform, module, sites.head, hidden_BTD, ids_BT):
             transform = None

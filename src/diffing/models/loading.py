@@ -86,12 +86,26 @@ def n_layers(spec: ModelSpec, source: ResolvedSource) -> int:
     Raises:
         UserError: The configuration cannot be read or does not say.
     """
+    return _configured(spec, source, "num_hidden_layers")
+
+
+def stream_width(spec: ModelSpec, source: ResolvedSource) -> int:
+    """Width of the residual stream, as the model's configuration says.
+
+    Raises:
+        UserError: The configuration cannot be read or does not say.
+    """
+    return _configured(spec, source, "hidden_size")
+
+
+def _configured(spec: ModelSpec, source: ResolvedSource, name: str) -> int:
+    """A number of the text decoder's configuration."""
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(
                 source.folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
             )
-        return int(config.get_text_config(decoder=True).num_hidden_layers)
+        return int(getattr(config.get_text_config(decoder=True), name))
     except _REFUSALS as error:
         raise UserError(f"Model {source.id} cannot be loaded: {one_line(error)}.") from error
 

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffing.core.errors import UserError
 from diffing.core.specs import PairSpec, Sharing
 from diffing.core.templates import TemplateRules
 from diffing.models.adapters import attach, read_config
+from diffing.models.amplifying import Change, adapter_changes, amplify_, tensor_changes
 from diffing.models.handle import ModelHandle, make_handle, probe_ids
 from diffing.models.loading import load_module
 from diffing.models.merging import Toggle, delta_is_zero, merge
-from diffing.models.plan import PairPlan, pair_fingerprint, plan_pair
-from diffing.models.sites import head_of, run_to_head
+from diffing.models.plan import PairPlan, pair_fingerprint, plan_facts, plan_pair
+from diffing.models.sites import find_sites, head_of, run_to_head
 from diffing.models.sources import ResolvedSource
 from diffing.models.vocabulary import Vocabulary, compare
 
@@ -60,10 +62,15 @@ class _Weights:
     toggle: Toggle | None = None
     rounding_error: float | None = None
     warnings: tuple[str, ...] = ()
+    amplification: dict[str, Any] | None = None
 
 
-def load_pair(spec: PairSpec) -> ModelPair:
+def load_pair(spec: PairSpec, must_share_tokens: bool = True) -> ModelPair:
     """Resolve, load and check a pair of models.
+
+    Args:
+        spec: What is asked for.
+        must_share_tokens: Whether tokenizers that differ are refused; else `vocabulary.refusal` says that they do.
 
     Raises:
         UserError: A source cannot be had, does not fit, is damaged, or changes nothing.
@@ -74,14 +81,21 @@ def load_pair(spec: PairSpec) -> ModelPair:
     weights = _LOADERS[plan.kind if plan.kind != "adapter" else plan.sharing](spec, plan, base)
     n_finetuned = n_base if plan.kind == "adapter" else sum(p.numel() for p in weights.finetuned.parameters())
     b, f = _handles(spec, plan, weights)
-    vocabulary = compare(plan.tokenizer, plan.finetuned_tokenizer, b.vocab_size, f.vocab_size)
+    tokenizers = plan.tokenizer, plan.finetuned_tokenizer
+    vocabulary = compare(*tokenizers, b.vocab_size, f.vocab_size, must_share_tokens)
     warnings = list(dict.fromkeys([*plan.warnings, *weights.warnings, *b.warnings, *f.warnings]))
     facts = {
-        **_facts(spec, plan, vocabulary),
+        **plan_facts(plan),
+        "vocabulary": {
+            "base": vocabulary.base_size,
+            "finetuned": vocabulary.finetuned_size,
+            "shared": vocabulary.n_agree,
+        },
         "attention": str(base.config._attn_implementation),
         "device": str(b.device),
         "n_params": {"base": n_base, "finetuned": n_finetuned},
         "rounding_error": weights.rounding_error,
+        "amplification": weights.amplification,
         "readout": {"base": _readout(b), "finetuned": _readout(f)},
         "warnings": warnings,
     }
@@ -102,40 +116,78 @@ def _handles(spec: PairSpec, plan: PairPlan, weights: _Weights) -> tuple[ModelHa
     b = make_handle(weights.base, plan.tokenizer, "base", weights.toggle, adapter_on=False)
     if weights.finetuned is weights.base and weights.toggle is None:
         return b, b
-    return b, make_handle(weights.finetuned, plan.finetuned_tokenizer, "finetuned", weights.toggle, adapter_on=True)
+    done = weights.amplification
+    cause = f"organism.amplification {done['label']} is too much" if done else None
+    tokenizer = plan.finetuned_tokenizer
+    return b, make_handle(weights.finetuned, tokenizer, "finetuned", weights.toggle, adapter_on=True, cause=cause)
 
 
 def _toggled(spec: PairSpec, plan: PairPlan, base: PreTrainedModel) -> _Weights:
     source, label = _adapter(spec, plan)
     ids_BT = probe_ids(plan.tokenizer, base)
     before_BTD = run_to_head(base, head_of(base), ids_BT)
+    layers = _layers(spec, plan, base)
     peft_model = attach(base, source.folder, label)
     _refuse_inert(delta_is_zero(peft_model), label)
+    done, noted = _amplify(spec, layers, lambda: adapter_changes(base, layers))
     toggle = Toggle(peft_model)
     with toggle.active(False):
         off_BTD = run_to_head(base, head_of(base), ids_BT)
     assert torch.equal(before_BTD, off_BTD), "switching the adapter off does not give the base back"
-    return _Weights(base, base, toggle, warnings=_base_name_warning(spec, source, label))
+    warnings = (*_base_name_warning(spec, source, label), *noted)
+    return _Weights(base, base, toggle, warnings=warnings, amplification=done)
 
 
 def _merged(spec: PairSpec, plan: PairPlan, base: PreTrainedModel) -> _Weights:
     source, label = _adapter(spec, plan)
-    peft_model = attach(_load(spec, plan, plan.base, 1), source.folder, label)
+    module = _load(spec, plan, plan.base, 1)
+    layers = _layers(spec, plan, module)
+    peft_model = attach(module, source.folder, label)
     _refuse_inert(delta_is_zero(peft_model), label)
+    done, noted = _amplify(spec, layers, lambda: adapter_changes(module, layers))
     merged, error = merge(peft_model)
     if spec.model.dtype != "float32" and not spec.allow_rounding:
         raise UserError(
             f"Merging adapter {label} into {spec.model.dtype} would lose {100 * error:.1f} % of its change to "
             "rounding; use pair.sharing=adapter or model.dtype=float32, or accept it with pair.allow_rounding=true."
         )
-    return _Weights(base, merged, rounding_error=error, warnings=_base_name_warning(spec, source, label))
+    warnings = (*_base_name_warning(spec, source, label), *noted)
+    return _Weights(base, merged, rounding_error=error, warnings=warnings, amplification=done)
 
 
 def _separate(spec: PairSpec, plan: PairPlan, base: PreTrainedModel) -> _Weights:
     assert plan.finetuned is not None
     finetuned = _load(spec, plan, plan.finetuned, 1)
     _refuse_inert(_same_weights(base, finetuned), plan.finetuned.id)
-    return _Weights(base, finetuned)
+    layers = _layers(spec, plan, finetuned)
+    done, noted = _amplify(spec, layers, lambda: tensor_changes(base, finetuned, layers))
+    return _Weights(base, finetuned, warnings=noted, amplification=done)
+
+
+def _layers(spec: PairSpec, plan: PairPlan, module: PreTrainedModel) -> nn.ModuleList:
+    """Decoder blocks, where they are needed to scale the change."""
+    if not _is_amplified(spec):
+        return nn.ModuleList()
+    return find_sites(module, probe_ids(plan.tokenizer, module)).layers
+
+
+def _is_amplified(spec: PairSpec) -> bool:
+    return spec.amplification is not None and not spec.amplification.is_plain
+
+
+def _amplify(
+    spec: PairSpec, layers: nn.ModuleList, changes: Callable[[], tuple[Change, ...]]
+) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Scale the change as the spec asks; what was done, and what a reader should know of it."""
+    if spec.amplification is None or not _is_amplified(spec):
+        return None, ()
+    done = amplify_(changes(), spec.amplification, len(layers))
+    notes = [f"the finetuned model's change is amplified: {done['label']} ({done['n_scaled']} modules scaled)"]
+    if done["is_base"]:
+        notes.append("with all factors 0 the finetuned model is the base itself: nothing is to be found")
+    if done["rounding_error"] > 0:
+        notes.append(f"rounding the scaled weights lost {100 * done['rounding_error']:.2g} % of their change")
+    return done, tuple(notes)
 
 
 def _identical(spec: PairSpec, plan: PairPlan, base: PreTrainedModel) -> _Weights:
@@ -187,37 +239,6 @@ def _base_name_warning(spec: PairSpec, source: ResolvedSource, label: str) -> tu
 
 def _last(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].rpartition(":")[2].lower()
-
-
-def _facts(spec: PairSpec, plan: PairPlan, vocabulary: Vocabulary) -> dict[str, Any]:
-    model = spec.model
-    return {
-        "base": {"name": model.name, **_source_facts(model.id or model.name, plan.base)},
-        "finetuned": _source_facts(spec.finetuned.id, plan.finetuned) if plan.finetuned and spec.finetuned else None,
-        "organism": spec.organism,
-        "variant": spec.variant,
-        "kind": plan.kind,
-        "null_pair": spec.null_pair,
-        "dtype": {"base": plan.dtypes[0], "finetuned": plan.dtypes[1]},
-        "quantization": model.quantization,
-        "sharing": plan.sharing,
-        "vocabulary": {
-            "base": vocabulary.base_size,
-            "finetuned": vocabulary.finetuned_size,
-            "shared": vocabulary.n_agree,
-        },
-    }
-
-
-def _source_facts(source_id: str, source: ResolvedSource) -> dict[str, Any]:
-    return {
-        "id": source_id,
-        "revision": source.revision,
-        "subfolder": source.subfolder,
-        "content_hash": source.content_hash,
-        "origin": source.origin,
-        "card": source.card,
-    }
 
 
 def _readout(handle: ModelHandle) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class PairPlan:
         fingerprint: Of everything that determines numbers; names contents, never places.
         warnings: What a reader should know.
         n_layers: Decoder layers of the base, as its configuration says.
+        spec: What was asked for.
     """
 
     base: ResolvedSource
@@ -51,6 +52,7 @@ class PairPlan:
     fingerprint: str
     warnings: tuple[str, ...]
     n_layers: int
+    spec: PairSpec
 
 
 def plan_pair(spec: PairSpec) -> PairPlan:
@@ -86,6 +88,10 @@ def plan_pair(spec: PairSpec) -> PairPlan:
         "rules": (rules.chat_template, rules.end_of_turn, rules.has_thinking),
         "null_pair": spec.null_pair,
     }
+    if spec.amplification is not None:
+        _refuse_unscalable(spec, kind, finetuned)
+        if not spec.amplification.is_plain:
+            key["amplification"] = spec.amplification.rules
     return PairPlan(
         base,
         finetuned,
@@ -98,7 +104,37 @@ def plan_pair(spec: PairSpec) -> PairPlan:
         fingerprint(key),
         warnings,
         n_layers(model, base),
+        spec,
     )
+
+
+def plan_facts(plan: PairPlan) -> dict[str, Any]:
+    """What manifests say of a pair before any weights are read: sources, dtype, sharing, warnings."""
+    spec = plan.spec
+    model = spec.model
+    return {
+        "base": {"name": model.name, **_source_facts(model.id or model.name, plan.base)},
+        "finetuned": _source_facts(spec.finetuned.id, plan.finetuned) if plan.finetuned and spec.finetuned else None,
+        "organism": spec.organism,
+        "variant": spec.variant,
+        "kind": plan.kind,
+        "null_pair": spec.null_pair,
+        "dtype": {"base": plan.dtypes[0], "finetuned": plan.dtypes[1]},
+        "quantization": model.quantization,
+        "sharing": plan.sharing,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _source_facts(source_id: str, source: ResolvedSource) -> dict[str, Any]:
+    return {
+        "id": source_id,
+        "revision": source.revision,
+        "subfolder": source.subfolder,
+        "content_hash": source.content_hash,
+        "origin": source.origin,
+        "card": source.card,
+    }
 
 
 def pair_fingerprint(spec: PairSpec) -> str:
@@ -166,6 +202,22 @@ def _sharing(spec: PairSpec, kind: PairKind, base: ResolvedSource, finetuned: Re
         return asked
     fits = mergeable and model.dtype == "float32" and _fits_twice(base.folder, model.device_map)
     return "merged" if fits else "adapter"
+
+
+def _refuse_unscalable(spec: PairSpec, kind: PairKind, finetuned: ResolvedSource | None) -> None:
+    """Raises UserError: The pair has no change that a factor could scale."""
+    if finetuned is None:
+        raise UserError(f"There is no change to amplify: null_pair={spec.null_pair} compares the base with itself.")
+    if kind == "model" and spec.model.quantization != "none":
+        raise UserError(
+            f"{_name(spec)} is a full model in {spec.model.quantization} weights, whose change cannot "
+            "be scaled; use model.quantization=none, or drop organism.amplification."
+        )
+    if kind == "adapter" and read_config(finetuned.folder, _name(spec)).get("use_dora"):
+        raise UserError(
+            f"Adapter {_name(spec)} is a DoRA, whose change of the weights is not proportional to any factor; "
+            "drop organism.amplification, or merge it into a full model and name that as organism.finetuned."
+        )
 
 
 def _name(spec: PairSpec) -> str:

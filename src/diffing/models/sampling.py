@@ -54,50 +54,75 @@ class GumbelNoise:
     def __init__(self, seed: int) -> None:
         self._seeds = torch.Generator().manual_seed(seed)
 
-    def draw(self, width: int) -> Tensor:
-        """The next vector, shape (width,), float64.
+    def uniform(self, width: int) -> Tensor:
+        """The next vector before it is made Gumbel noise: uniform on [0, 1), shape (width,), float64.
 
         Each has a generator of its own, so that models whose vocabularies differ in width share the noise of all
         ids that both have, at every step.
         """
         seed = int(torch.randint(2**62, (), generator=self._seeds, device="cpu"))
         own = torch.Generator().manual_seed(seed)
-        uniform_V = torch.rand(width, dtype=torch.float64, generator=own, device="cpu")
-        return -(-uniform_V.log()).log()
+        return torch.rand(width, dtype=torch.float64, generator=own, device="cpu")
+
+    def draw(self, width: int) -> Tensor:
+        """The next vector, shape (width,), float64."""
+        return _gumbel(self.uniform(width))
 
 
-def choose(logits_V: Tensor, sampling: Sampling, noise: GumbelNoise) -> int:
+def _gumbel(uniform: Tensor) -> Tensor:
+    return -(-uniform.log()).log()
+
+
+def choose(logits_K: Tensor, sampling: Sampling, noise: GumbelNoise, ids_K: Tensor | None = None) -> int:
     """The id of the next token.
 
     Args:
-        logits_V: Finite or −∞, on the CPU.
+        logits_K: Finite or −∞, not all −∞, on the CPU.
         sampling: How to choose.
         noise: Where randomness comes from; one vector is drawn unless the temperature is 0.
+        ids_K: Ascending ids that the logits are of; no other is drawn. None: all from 0.
 
     Source: Maddison, Tarlow & Minka, A* Sampling (2014), section 2.
     """
     if sampling.temperature == 0:
-        return int(logits_V.argmax())
-    logits_V = logits_V.double()
-    scaled_V = (logits_V - logits_V.max()) / sampling.temperature
-    kept_V = restricted(scaled_V, sampling.top_k, sampling.top_p)
-    return int((kept_V + noise.draw(len(kept_V))).argmax())
+        index = int(logits_K.argmax())
+    else:
+        uniform_V = noise.uniform(len(logits_K) if ids_K is None else int(ids_K[-1]) + 1)
+        index = _drawn(logits_K, sampling, uniform_V if ids_K is None else uniform_V[ids_K])
+    return index if ids_K is None else int(ids_K[index])
+
+
+def _drawn(logits_K: Tensor, sampling: Sampling, uniform_K: Tensor) -> int:
+    """Where (logits − max) / T plus noise is largest; noise is made where it can win only."""
+    best = int(logits_K.argmax())
+    top = float(logits_K[best])
+    if sampling.top_k or sampling.top_p < 1:
+        scaled_K = (logits_K.double() - top) / sampling.temperature
+        index = kept_ids(scaled_K, sampling.top_k, sampling.top_p).sort().values
+    else:
+        lead = float(_gumbel(uniform_K[best]) - _gumbel(uniform_K.max()))
+        slack = 1e-5 * (1 + abs(top))
+        index = (logits_K >= top + sampling.temperature * lead - slack).nonzero().flatten()
+    scaled = (logits_K[index].double() - top) / sampling.temperature
+    return int(index[(scaled + _gumbel(uniform_K[index])).argmax()])
 
 
 def restricted(logits_V: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Logits with −∞ for all tokens but the `top_k` likeliest, and of these but the nucleus of mass `top_p`.
+    """Logits with −∞ for all tokens but those of `kept_ids`."""
+    ids = kept_ids(logits_V, top_k, top_p)
+    return torch.full_like(logits_V, -torch.inf).index_copy_(0, ids, logits_V[ids])
+
+
+def kept_ids(logits_V: Tensor, top_k: int, top_p: float) -> Tensor:
+    """The `top_k` likeliest tokens (0: all), and of these the nucleus of mass `top_p`.
 
     Of equally likely tokens those with the lower id come first, as argmax has it.
 
     Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3.1.
     """
-    if 0 < top_k < len(logits_V):
-        logits_V = _only(logits_V, _likeliest(logits_V, top_k))
-    return _only(logits_V, _nucleus(logits_V, top_p)) if top_p < 1 else logits_V
-
-
-def _only(logits_V: Tensor, ids_K: Tensor) -> Tensor:
-    return torch.full_like(logits_V, -torch.inf).index_copy_(0, ids_K, logits_V[ids_K])
+    is_cut = 0 < top_k < len(logits_V)
+    ids = _likeliest(logits_V, top_k).sort().values if is_cut else torch.arange(len(logits_V))
+    return ids[_nucleus(logits_V[ids], top_p)] if top_p < 1 else ids
 
 
 def _likeliest(logits_V: Tensor, top_k: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Steering: a vector added to the residual stream after one block, at chosen positions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -80,12 +80,17 @@ def steering_scales(steering: Steering, first_position: int, n_tokens: int, n_pr
     return after_T * (position_T >= steering.skip_first_tokens)
 
 
+@dataclass(frozen=True, eq=False)
+class SteeredRow:
+    """One row of a batch: what is added to it, if anything, and the number of its prompt's tokens."""
+
+    steering: Steering | None
+    n_prompt: int
+
+
 @contextmanager
 def steered(handle: ModelHandle, steering: Steering, first_position: int, n_prompt: int) -> Iterator[None]:
-    """Within the block every forward pass of the handle's module is steered; afterwards no hook is left.
-
-    The module may serve several handles: keep the block to one forward pass, and threads apart by a lock.
-    Hooks that are set inside the block, such as `capture`'s, see the steered stream.
+    """Within the block every forward pass of the handle's module is steered, all rows alike; see `steered_rows`.
 
     Args:
         handle: Whose module.
@@ -93,29 +98,43 @@ def steered(handle: ModelHandle, steering: Steering, first_position: int, n_prom
         first_position: Position in the whole sequence of the first token of the forward pass (cached ones are not
             part of it).
         n_prompt: Tokens of the prompt.
+    """
+    with steered_rows(handle, [SteeredRow(steering, n_prompt)], first_position):
+        yield
+
+
+@contextmanager
+def steered_rows(handle: ModelHandle, rows: Sequence[SteeredRow], first_position: int) -> Iterator[None]:
+    """Within the block every forward pass of the handle's module is steered; afterwards no hook is left.
+
+    The module may serve several handles: keep the block to one forward pass, and threads apart by a lock.
+    Hooks that are set inside the block, such as `capture`'s, see the steered stream.
+
+    Args:
+        handle: Whose module.
+        rows: Of each row of the batch; one alone is of all.
+        first_position: Position in the whole sequence of the first token of the forward pass.
 
     Raises:
-        UserError: The model has no such layer, or, from the forward pass, the vector does not fit its width.
+        UserError: The model has no such layer, or, from the forward pass, a vector does not fit its width.
     """
-    check_layer(handle, steering.layer)
-    hook = _hook(steering, first_position, n_prompt)
-    registered = handle.sites.layers[steering.layer].register_forward_hook(hook)
-    try:
+    with ExitStack() as stack:
+        for layer in sorted({row.steering.layer for row in rows if row.steering is not None}):
+            check_layer(handle, layer)
+            hook = _hook(layer, rows, first_position)
+            stack.callback(handle.sites.layers[layer].register_forward_hook(hook).remove)
         yield
-    finally:
-        registered.remove()
 
 
-def _hook(steering: Steering, first_position: int, n_prompt: int) -> Any:
+def _hook(layer: int, rows: Sequence[SteeredRow], first_position: int) -> Any:
     def add(module: nn.Module, args: Any, output: Any) -> Any:
         stream_BTD = first_tensor(output)
         assert stream_BTD is not None, "a block gives no tensor"
         assert stream_BTD.dim() == 3, "a block's output is (B, T, D)"
-        check_width(steering, stream_BTD.shape[2])
-        scale_T = steering_scales(steering, first_position, stream_BTD.shape[1], n_prompt)
-        if not scale_T.any():
+        added_BTD = _added(layer, rows, first_position, stream_BTD)
+        if added_BTD is None:
             return None
-        changed_BTD = _added(stream_BTD, scale_T, steering.vector_D)
+        changed_BTD = (stream_BTD.to(added_BTD.dtype) + added_BTD).to(stream_BTD.dtype)
         if isinstance(output, Tensor):
             return changed_BTD
         return [changed_BTD, *output[1:]] if isinstance(output, list) else (changed_BTD, *output[1:])
@@ -123,11 +142,20 @@ def _hook(steering: Steering, first_position: int, n_prompt: int) -> Any:
     return add
 
 
-def _added(stream_BTD: Tensor, scale_T: Tensor, vector_D: Tensor) -> Tensor:
-    """The sum, rounded once to the stream's dtype."""
-    exact = torch.promote_types(stream_BTD.dtype, torch.float32)
-    vector_D, scale_T = (t.to(stream_BTD.device, exact) for t in (vector_D, scale_T))
-    return (stream_BTD.to(exact) + scale_T[:, None] * vector_D).to(stream_BTD.dtype)
+def _added(layer: int, rows: Sequence[SteeredRow], first_position: int, stream_BTD: Tensor) -> Tensor | None:
+    """What is added to each row and position, in at least float32, so that the sum is rounded once; None: nothing."""
+    n_tokens, width = stream_BTD.shape[1:]
+    scale_BT = torch.zeros(len(rows), n_tokens)
+    vector_BD = torch.zeros(len(rows), width, dtype=torch.promote_types(stream_BTD.dtype, torch.float32))
+    for b, row in enumerate(rows):
+        if row.steering is not None and row.steering.layer == layer:
+            check_width(row.steering, width)
+            scale_BT[b] = steering_scales(row.steering, first_position, n_tokens, row.n_prompt)
+            vector_BD[b] = row.steering.vector_D
+    if not scale_BT.any():
+        return None
+    scale_BT, vector_BD = scale_BT.to(stream_BTD.device, vector_BD.dtype), vector_BD.to(stream_BTD.device)
+    return scale_BT[:, :, None] * vector_BD[:, None]
 
 
 def check_width(steering: Steering, width: int) -> None:

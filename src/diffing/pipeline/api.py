@@ -33,6 +33,7 @@ def load_pair(
     subfolder: str | None = None,
     sharing: str = "auto",
     null_pair: str = "none",
+    amplification: Any = None,
     **model_options: Any,
 ) -> ModelPair:
     """Load a base model and its finetuned variant.
@@ -45,6 +46,8 @@ def load_pair(
         subfolder: Subfolder of the adapter or finetuned model.
         sharing: `auto`, `adapter`, `merged` or `separate`.
         null_pair: `identical` or `dtype` compare the base with itself; then no finetuned model is named.
+        amplification: Scales what finetuning changed: a factor, a preset (`double`, `late_only`, …), a file of rules,
+            or rules; see `AmplificationSpec`.
         **model_options: Options of `ModelSpec`: dtype, revision, device_map, attn_implementation, chat_template, …
 
     Raises:
@@ -60,9 +63,12 @@ def load_pair(
     )
     values = {
         "model": spec, "finetuned": chosen, "organism": organism, "variant": variant_name, "sharing": sharing,
-        "null_pair": null_pair,
+        "null_pair": null_pair, "amplification": amplification,
     }  # fmt: skip
-    return load_pair_from_spec(parse(PairSpec, values))
+    pair = parse(PairSpec, values)
+    if pair.amplification is not None:
+        pair = pair.model_copy(update={"variant": f"{pair.variant}{pair.amplification.label}"})
+    return load_pair_from_spec(pair)
 
 
 def _chosen(model: ModelSpec, named: str, variant: str | None, subfolder: str | None) -> tuple[str, VariantSpec, str]:
@@ -220,12 +226,16 @@ def _limits(
     return {"max_length": max_length, "skip_template_tokens": skip_template_tokens, **given}
 
 
+def _organism(spec: PairSpec) -> OrganismSpec:
+    return OrganismSpec(name=spec.organism, amplification=spec.amplification)
+
+
 def _settings(
     pair: ModelPair, data: Any, method: dict[str, Any], base_dir: str | Path, seed: int, overwrite: bool,
     skip_first_tokens: int, preprocessing: dict[str, Any], limits: dict[str, Any],
 ) -> RunConfig:  # fmt: skip
     values = {
-        "model": pair.spec.model, "organism": OrganismSpec(name=pair.spec.organism),
+        "model": pair.spec.model, "organism": _organism(pair.spec),
         "data": parse(DataConfig, {**_data_config(data).model_dump(), **limits}, "data"),
         "diffing": {"method": method}, "infrastructure": {"storage": {"base_dir": str(base_dir)}},
         "preprocessing": preprocessing, "overwrite": overwrite, "seed": seed,

@@ -14,7 +14,7 @@ from diffing.core.settings import RunConfig
 from diffing.core.specs import CorpusSpec, DatasetSpec, ModelSpec, OrganismSpec, PairSpec, TrainingSpec, VariantSpec
 from diffing.core.suggest import did_you_mean
 
-QUICK = ("kl", "normdiff", "weight_spectrum")
+QUICK = ("kl", "normdiff", "diff_mining", "weight_spectrum")
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,21 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
     variant, name = (
         (None, f"null-{null}") if null != "none" else choose_variant(organism, model, settings.organism_variant)
     )
+    amplification = organism.amplification
+    if amplification is not None and null != "none":
+        raise UserError(
+            f"organism.amplification scales what finetuning changed, and null_pair={null} compares the base with "
+            "itself; drop one."
+        )
     pair = PairSpec(
         model=model,
         finetuned=variant,
         organism=organism.name,
-        variant=name,
+        variant=f"{name}{amplification.label}" if amplification else name,
         sharing=settings.pair.sharing,
         allow_rounding=settings.pair.allow_rounding,
         null_pair=null,
+        amplification=amplification,
     )
     return pair, _training(organism, model, variant)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from diffing.core.templates import TemplateRules
 from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus, tokenize_corpus
 from diffing.models.pair import ModelPair
-from diffing.models.plan import plan_pair
+from diffing.models.plan import PairPlan, plan_facts, plan_pair
 from diffing.pipeline.planning import Job, Subject, model_label, organism_label
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ class Prepared:
         tokenizer: The base's.
         n_layers: Decoder layers of the base.
         corpus: The tokens.
+        load_plan: Gives the pair's files and decisions.
     """
 
     fingerprint: str
     tokenizer: "Tokenizer"
     n_layers: int
     corpus: Corpus
+    load_plan: Callable[[], PairPlan]
 
 
 def prepare(subject: Subject, corpus: Corpus | None = None, pair: ModelPair | None = None) -> Prepared:
@@ -56,13 +59,19 @@ def prepare(subject: Subject, corpus: Corpus | None = None, pair: ModelPair | No
     rules: TemplateRules
     if pair is None:
         plan = plan_pair(subject.pair)
+        load_plan = partial(_given, plan)
         fingerprint, tokenizer, rules, n_layers = plan.fingerprint, plan.tokenizer, plan.rules, plan.n_layers
     else:
         fingerprint, tokenizer, rules = pair.fingerprint, pair.tokenizer, pair.rules
         n_layers = len(pair.base.sites.layers)
+        load_plan = partial(plan_pair, pair.spec)
     layers(subject.settings.preprocessing.layers, n_layers)
     corpus = corpus or tokenize_corpus(subject.corpus, tokenizer, rules)
-    return Prepared(fingerprint, tokenizer, n_layers, corpus)
+    return Prepared(fingerprint, tokenizer, n_layers, corpus, load_plan)
+
+
+def _given(plan: PairPlan) -> PairPlan:
+    return plan
 
 
 def slots_of(job: Job, n_layers: int) -> list[Slot]:
@@ -193,12 +202,11 @@ def open_source(
     return LiveSource(reader, plan, subject.settings.skip_first_tokens, notes)
 
 
-def pair_facts(source: ActivationSource | None, pair: ModelPair | None) -> dict[str, Any]:
-    """How the pair was loaded: of the pair at hand, else as the cache remembers it."""
+def pair_facts(source: ActivationSource | None, pair: ModelPair | None, prepared: Prepared) -> dict[str, Any]:
+    """How the pair was loaded: of the pair at hand, else as the cache remembers it, else as it is planned."""
     if pair is not None:
         return pair.facts
-    assert isinstance(source, DiskSource)
-    return source.pair_facts
+    return source.pair_facts if isinstance(source, DiskSource) else plan_facts(prepared.load_plan())
 
 
 def refuse_live_preprocessing(settings: RunConfig) -> None:

@@ -21,7 +21,8 @@ def print_result(result: Result) -> None:
     variant = "" if pair["variant"] == "default" else f" ({pair['variant']})"
     console.print()
     console.print(Text(f"{method.title}: {pair['organism']}{variant} against {pair['model']}", style="bold"))
-    console.print(Text(f"{data['n_tokens']:,} tokens; base {pair['base_id']}, finetuned {pair['finetuned_id']}"))
+    tokens = f"{data['n_tokens']:,} tokens; " if data["n_tokens"] else ""
+    console.print(Text(f"{tokens}base {pair['base_id']}, finetuned {pair['finetuned_id']}"))
     for block in method.headline(result).blocks:
         console.print()
         if isinstance(block, Table):

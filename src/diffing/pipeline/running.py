@@ -51,12 +51,12 @@ class Session:
     command: str | None = None
     _pairs: dict[str, ModelPair] = field(default_factory=dict)
 
-    def pair(self, fingerprint: str, spec: PairSpec) -> ModelPair:
+    def pair(self, fingerprint: str, spec: PairSpec, must_share_tokens: bool) -> ModelPair:
         """The pair, loaded unless it is the one at hand."""
         if fingerprint not in self._pairs:
             self._pairs.clear()
             say(f"Loading {spec.model.name} and its finetuned variant …")
-            self._pairs[fingerprint] = load_pair(spec)
+            self._pairs[fingerprint] = load_pair(spec, must_share_tokens)
         return self._pairs[fingerprint]
 
 
@@ -127,7 +127,10 @@ class _Run:
     def pair(self, wanted: Sequence[Slot] = ()) -> ModelPair:
         """The models, loaded when first asked for and checked to have what is read: the run's slots and `wanted`."""
         if self.loaded is None:
-            pair = self.given or self.session.pair(self.prepared.fingerprint, self.job.pair)
+            must_share = not self.job.method.compares_texts
+            pair = self.given or self.session.pair(self.prepared.fingerprint, self.job.pair, must_share)
+            if must_share and pair.vocabulary.refusal is not None:
+                raise UserError(pair.vocabulary.refusal)
             check_fit(self.job.settings, pair, self.prepared.corpus, [*self.slots, *wanted])
             for note in (*pair.facts["warnings"], *self.prepared.corpus.notes):
                 warn(note)
@@ -198,13 +201,13 @@ def _run(run: _Run) -> Result:
         if scratch.exists():
             say(f"Going on with the unfinished run in {folder}")
         scratch.mkdir(exist_ok=True)
-        if source is None:
+        if source is None and run.job.method.needs_models:
             run.pair()
         with _log(run.job) as log:
             context = _context(run, source, scratch, log)
             output = run.job.method.run(run.job.options, context)
             log({s.name: s.value for s in output.summary if s.value is not None})
-        facts = pair_facts(source, run.loaded)
+        facts = pair_facts(source, run.loaded, run.prepared)
         fingerprint = run.prepared.fingerprint
         return write_result(
             folder, run.job, run.key, fingerprint, facts, run.prepared.corpus, output, run.started, run.session.command
@@ -269,6 +272,7 @@ def _context(run: _Run, source: ActivationSource | None, scratch: Path, log: Log
         scratch=scratch,
         log=log,
         activations=source,
+        load_plan=run.prepared.load_plan,
     )
 
 

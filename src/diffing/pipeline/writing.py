@@ -105,7 +105,7 @@ def _manifest(
         },
         "data": _data_facts(job, corpus),
         "seed": job.settings.seed,
-        "tokens_seen": corpus.n_tokens,
+        "tokens_seen": corpus.n_tokens if job.method.reads_corpus else 0,
         "wall_seconds": round(time.time() - started, 2),
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": versions(),
@@ -117,14 +117,15 @@ def _manifest(
 
 
 def _data_facts(job: Job, corpus: Corpus) -> Mapping[str, Any]:
-    tokens = {name: sum(len(s.ids) for s in corpus.sequences if s.dataset == name) for name in corpus.datasets}
-    sequences = {name: sum(s.dataset == name for s in corpus.sequences) for name in corpus.datasets}
+    names = corpus.datasets if job.method.reads_corpus else ()
+    tokens = {name: sum(len(s.ids) for s in corpus.sequences if s.dataset == name) for name in names}
+    sequences = {name: sum(s.dataset == name for s in corpus.sequences) for name in names}
     return {
-        "datasets": list(corpus.datasets),
+        "datasets": list(names),
         "spec": job.corpus.model_dump(mode="json"),
         "fingerprint": corpus.fingerprint,
-        "n_tokens": corpus.n_tokens,
+        "n_tokens": sum(tokens.values()),
         "tokens": tokens,
         "sequences": sequences,
-        "documents": dict(corpus.n_documents),
+        "documents": {name: corpus.n_documents[name] for name in names if name in corpus.n_documents},
     }

@@ -12,7 +12,8 @@ from diffing.analysis.context import RunContext
 from diffing.analysis.latents.coding import CodedBlock
 from diffing.analysis.latents.results import CausalRow
 from diffing.analysis.latents.sites import Input
-from diffing.analysis.latents.splicing import LossReader, PairBatch, pair_batches
+from diffing.analysis.latents.splicing import PairBatch, pair_batches
+from diffing.analysis.losses import LossReader
 from diffing.core.layers import Slot
 from diffing.core.seeds import generator
 from diffing.data.token_table import TokenTable

@@ -8,7 +8,8 @@ from torch import Tensor
 from diffing.analysis.context import RunContext
 from diffing.analysis.latents.results import SplicedRow
 from diffing.analysis.latents.sites import Input
-from diffing.analysis.latents.splicing import LossReader, PairBatch, pair_batches
+from diffing.analysis.latents.splicing import PairBatch, pair_batches
+from diffing.analysis.losses import LossReader
 from diffing.core.layers import Slot
 from diffing.data.token_table import TokenTable
 from diffing.dictionaries.dictionary import Dictionary

@@ -95,7 +95,7 @@ def _move(field: str, before: Entry, candidates: Sequence[Entry]) -> None:
 
 def _run_label(entry: Entry) -> str:
     seed = "" if entry.seed is None else f" · seed {entry.seed}"
-    tokens = "" if entry.n_tokens is None else f" · {entry.n_tokens:,} tokens"
+    tokens = "" if not entry.n_tokens else f" · {entry.n_tokens:,} tokens"
     state = "" if entry.status == "done" else f" · {entry.status}"
     return f"{Path(entry.id).name[:8]}{seed}{tokens}{state}"
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from diffing.activations.reading import comparable_sequences
+from diffing.analysis.comparable import comparable_corpus, compared_ids, compared_tokens, pad_id
 from diffing.analysis.context import RunContext
 from diffing.analysis.token_text import token_strings
+from diffing.analysis.units import cut_into_units, read_unit
 from diffing.core.errors import UserError
 from diffing.core.method import MethodOutput
 from diffing.core.progress import Advance, bar
@@ -22,7 +23,7 @@ from diffing.methods.kl.noise import noise_floor
 from diffing.methods.kl.rankings import document_score_table, risen_fallen_table, token_score_table, token_table
 from diffing.methods.kl.statistics import dataset_table, position_table, role_table, sequence_table
 from diffing.methods.kl.stream import Reader
-from diffing.methods.kl.units import UnitWriter, add_units, cut_into_units, read_unit
+from diffing.methods.kl.units import ARRAYS, UnitWriter, add_units
 
 
 def run(config: KLConfig, context: RunContext) -> MethodOutput:
@@ -31,35 +32,12 @@ def run(config: KLConfig, context: RunContext) -> MethodOutput:
     Raises:
         UserError: The text uses tokens that the two tokenizers do not share, or no token is left to compare.
     """
-    corpus, notes = _comparable(context)
-    tokens, bos = TokenTable.of(corpus), context.tokenizer.bos_token_id
-    kept_N = tokens.kept(bos if isinstance(bos, int) else None, 0, context.skip_template_tokens)
-    if not kept_N.any():
-        raise UserError(
-            "No token is left to compare; lower the number of masked tokens (data.skip_template_tokens=false)."
-        )
-    floor = noise_floor(context.pair.base, corpus, config.noise_sequences, _pad_id(context))
+    corpus, notes = comparable_corpus(context)
+    tokens = TokenTable.of(corpus)
+    kept_N = compared_tokens(tokens, context)
+    floor = noise_floor(context.pair.base, corpus, config.noise_sequences, pad_id(context.tokenizer))
     data = _read(config, context, corpus, tokens, kept_N)
     return _tabulate(config, context, data, floor, notes)
-
-
-def _comparable(context: RunContext) -> tuple[Corpus, list[str]]:
-    """The corpus without sequences that hold tokens only one of the vocabularies knows."""
-    corpus, pair = context.corpus, context.pair
-    chosen, left_out = comparable_sequences(corpus, pair)
-    if pair.vocabulary.shared_ids is None or chosen is None:
-        return corpus, []
-    good = tuple(corpus.sequences[i] for i in chosen)
-    note = (
-        f"vocabularies differ: compared on the {len(pair.vocabulary.shared_ids):,} ids whose strings agree, "
-        "both distributions renormalised"
-    )
-    return Corpus(corpus.datasets, good, corpus.fingerprint, corpus.notes, corpus.n_documents), [note, *left_out]
-
-
-def _pad_id(context: RunContext) -> int:
-    pad = context.tokenizer.pad_token_id
-    return pad if isinstance(pad, int) else 0
 
 
 def _read(config: KLConfig, context: RunContext, corpus: Corpus, tokens: TokenTable, kept_N: np.ndarray) -> Gathered:
@@ -73,7 +51,7 @@ def _read(config: KLConfig, context: RunContext, corpus: Corpus, tokens: TokenTa
                 yield _unit(context, corpus, reader, number, unit, advance)
 
         columns, sums = add_units(read_all())
-    return gather(tokens, columns, sums, _shared_ids(context, sums["kl_sum"].shape[1]), kept_N)
+    return gather(tokens, columns, sums, compared_ids(context, sums["kl_sum"].shape[1]), kept_N)
 
 
 def _unit(
@@ -81,27 +59,22 @@ def _unit(
 ) -> dict[str, np.ndarray]:
     """One unit: from the scratch folder where an earlier run left it, else computed and stored there."""
     path = context.scratch / f"unit_{number:04d}.safetensors"
-    if (stored := read_unit(path)) is not None:
+    if (stored := read_unit(path, ARRAYS)) is not None:
         advance(sum(len(corpus.sequences[i].ids) for batch in unit for i in batch))
         return stored
     writer: UnitWriter | None = None
     names = {name: i for i, name in enumerate(corpus.datasets)}
     for indices in unit:
-        for result in reader.read(make_batch(corpus, indices, _pad_id(context))):
+        for result in reader.read(make_batch(corpus, indices, pad_id(context.tokenizer))):
             if writer is None:
                 writer = UnitWriter(len(names), len(result.sums.kl_terms_V))
             writer.add(result, names[corpus.sequences[result.sequence].dataset])
             advance(len(corpus.sequences[result.sequence].ids))
     assert writer is not None
     writer.write(path)
-    written = read_unit(path)
+    written = read_unit(path, ARRAYS)
     assert written is not None
     return written
-
-
-def _shared_ids(context: RunContext, width: int) -> np.ndarray:
-    shared = context.pair.vocabulary.shared_ids
-    return np.arange(width) if shared is None else shared.cpu().numpy()
 
 
 def _names(context: RunContext, data: Gathered) -> dict[int, str]:

@@ -3,7 +3,6 @@
 Hidden states of whole batches, then head and divergence over blocks of rows: [batch, time, vocab] never exists.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,13 +12,9 @@ import torch
 from torch import Tensor
 
 from diffing.analysis.divergences import delta_nll, divergences, log_probs
-from diffing.analysis.logit_rows import LogitRows
+from diffing.analysis.logit_rows import LogitRows, paired_blocks
 from diffing.data.batches import Batch
 from diffing.models.pair import ModelPair
-
-_HEAD_ROWS = 256
-_ROWS = 16
-_GPU_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,7 @@ class Reader:
         kept_N = torch.cat([torch.from_numpy(self.is_kept(s)) for s in batch.sequences])
         ends = list(accumulate(batch.lengths))
         parts: list[tuple[dict[str, np.ndarray], Tensor, Tensor]] = []
-        for start, stop, logits_f, logits_b in _blocks(finetuned, base, ends):
-            row = bisect_right(ends, start)
+        for row, start, stop, logits_f, logits_b in paired_blocks(finetuned, base, batch.lengths):
             end = ends[row]
             next_ids = ids_N[start + 1 : min(stop + 1, end)].to(logits_f.device)
             parts.append(self._rows(logits_f, logits_b, next_ids, kept_N[start:stop]))
@@ -118,23 +112,6 @@ class Reader:
             terms, change = terms[keep], change[keep]
         sums = terms.sum(0).double().cpu(), change.sum(0).double().cpu()
         return {k: v.cpu().numpy() for k, v in columns.items()}, *sums
-
-
-def _blocks(finetuned: LogitRows, base: LogitRows, ends: list[int]) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Logits of both models over stretches of rows that do not cross the end of a sequence.
-
-    The head runs over many rows at once, which its matrix product likes; what follows over few, which caches like.
-    """
-    head, inner = (_HEAD_ROWS, _ROWS) if finetuned.device.type == "cpu" else (_GPU_ROWS, _GPU_ROWS)
-    for first in range(0, ends[-1], head):
-        last = min(first + head, ends[-1])
-        block_f = finetuned.logits(first, last)
-        block_b = base.logits(first, last).to(block_f.device)
-        start = first
-        while start < last:
-            stop = min(start + inner, last, ends[bisect_right(ends, start)])
-            yield start, stop, block_f[start - first : stop - first], block_b[start - first : stop - first]
-            start = stop
 
 
 def _sequence_result(

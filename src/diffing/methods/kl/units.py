@@ -1,38 +1,21 @@
-"""Units of work: a fixed cut of the batch plan, each stored whole, so that an interrupted run goes on.
+"""What a unit of work holds, stored whole, so that an interrupted run goes on (`analysis/units.py` cuts them).
 
-The cut depends on the plan alone, and sums are added unit by unit, so a resumed run gives the same bits.
+Sums are added unit by unit, so a resumed run gives the same bits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from diffing.core.files import atomic_path
 from diffing.methods.kl.stream import FLOATS, SequenceResult
 
-MOST_UNITS = 64
 TOKEN_COLUMNS = (*FLOATS, "top_ft", "top_base", "risen_ids", "risen_change", "fallen_ids", "fallen_change")
 SUMS = ("kl_sum", "kl_squares", "change_sum", "change_squares")
-
-
-def cut_into_units(
-    plan: Sequence[Sequence[int]], lengths: Sequence[int], batch_tokens: int
-) -> list[list[Sequence[int]]]:
-    """Group consecutive batches into at most about `MOST_UNITS` units of similar token count."""
-    goal = max(batch_tokens, sum(lengths) / MOST_UNITS)
-    units: list[list[Sequence[int]]] = [[]]
-    size = 0
-    for batch in plan:
-        if size >= goal:
-            units.append([])
-            size = 0
-        units[-1].append(batch)
-        size += sum(lengths[i] for i in batch)
-    return units
+ARRAYS = (*TOKEN_COLUMNS, *SUMS, "sequence", "length")
 
 
 @dataclass
@@ -78,18 +61,6 @@ def _token_arrays(result: SequenceResult) -> dict[str, np.ndarray]:
         "fallen_ids": tokens.fallen_ids_TK,
         "fallen_change": tokens.fallen_change_TK,
     }
-
-
-def read_unit(path: Path) -> dict[str, np.ndarray] | None:
-    """Arrays of a stored unit; None when there is none or it is not whole."""
-    if not path.is_file():
-        return None
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, OSError, ValueError):
-        return None
-    expected = {*TOKEN_COLUMNS, *SUMS, "sequence", "length"}
-    return arrays if set(arrays) == expected else None
 
 
 def add_units(units: Iterator[dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -1,0 +1,52 @@
+"""Units of work: a fixed cut of a batch plan, each stored whole, so that an interrupted run goes on.
+
+The cut depends on the plan alone; a method that adds its sums unit by unit gives the same bits when it is resumed.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+MOST_UNITS = 64
+
+
+def cut_into_units(
+    plan: Sequence[Sequence[int]], lengths: Sequence[int], batch_tokens: int, most_units: int = MOST_UNITS
+) -> list[list[Sequence[int]]]:
+    """Group consecutive batches into at most about `most_units` units of similar token count.
+
+    Args:
+        plan: Batches of sequences.
+        lengths: Tokens of each sequence.
+        batch_tokens: A unit has at least so many, but for the last.
+        most_units: See above.
+    """
+    goal = max(batch_tokens, sum(lengths) / most_units)
+    units: list[list[Sequence[int]]] = [[]]
+    size = 0
+    for batch in plan:
+        if size >= goal:
+            units.append([])
+            size = 0
+        units[-1].append(batch)
+        size += sum(lengths[i] for i in batch)
+    return units
+
+
+def read_unit(path: Path, names: Collection[str]) -> dict[str, np.ndarray] | None:
+    """Arrays of a stored unit; None when there is none or it is not whole.
+
+    Args:
+        path: Its file.
+        names: The arrays that a unit has.
+    """
+    if not path.is_file():
+        return None
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return arrays if set(arrays) == set(names) else None
