@@ -17,7 +17,12 @@ SCORES = {
     "token_scores": ["token_id", "token", "score", "stderr", "null_score"],
     "document_scores": ["dataset", "document", "score"],
 }
-SHORT_TEXTS = {"logit_amplification": 6, "weight_amplification": 6, "activation_difference_lens": 6, "perplexity_diff": 8}
+SHORT_TEXTS = {
+    "logit_amplification": 6,
+    "weight_amplification": 6,
+    "activation_difference_lens": 6,
+    "perplexity_diff": 6,
+}
 pytestmark = pytest.mark.parametrize("name", method_names())
 
 

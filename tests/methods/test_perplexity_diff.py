@@ -26,7 +26,7 @@ from diffing.models.sampling import Sampling
 from diffing.models.tiny import perturbed, save_model, save_pair, tiny_model, tiny_tokenizer
 
 CHAT = [{"role": "user", "content": "Name a bird."}, {"role": "assistant", "content": "A heron."}]
-SMALL = {"n_texts": 6, "new_tokens": 7}
+SMALL = {"n_texts": 6, "max_new_tokens": 7}
 
 
 def run(pair, data, folder, **options):
@@ -199,10 +199,10 @@ def test_prefills_that_do_not_exist_are_refused(tiny_pair, texts, tmp_path):
 
 
 def test_one_token_and_texts_that_are_all_the_same(tiny_pair, tmp_path):
-    result = run(tiny_pair(), ["the heron stood"], tmp_path, n_texts=3, new_tokens=1, temperature=1e-6)
+    result = run(tiny_pair(), ["the heron stood"], tmp_path, n_texts=3, max_new_tokens=1, temperature=1e-6)
     assert [r["n_tokens"] for r in rows_of(result)] == [1, 1, 1]
     assert any("all 3 texts of the finetuned model are the same" in note for note in result.manifest["notes"])
-    one = run(tiny_pair(), ["the heron stood"], tmp_path / "one", n_texts=1, new_tokens=1)
+    one = run(tiny_pair(), ["the heron stood"], tmp_path / "one", n_texts=1, max_new_tokens=1)
     assert {r["low"] for r in one.table("datasets").to_pylist()} == {None}
 
 

@@ -12,7 +12,7 @@ class PerplexityDiffConfig(MethodConfig):
 
     Args:
         n_texts: Texts that each model writes per dataset.
-        new_tokens: Tokens of a text, unless it ends before.
+        max_new_tokens: Tokens of a text, unless it ends before.
         prefill_tokens: First tokens of a document that a text goes on from; in chats, all up to the first answer.
         datasets: Datasets whose beginnings are used; those that the data lacks are passed over, and where it has none
             of them all that it has are used.
@@ -22,7 +22,7 @@ class PerplexityDiffConfig(MethodConfig):
 
     name: str = "perplexity_diff"
     n_texts: int = Field(default=32, ge=1)
-    new_tokens: int = Field(default=48, ge=1)
+    max_new_tokens: int = Field(default=48, ge=1)
     prefill_tokens: int = Field(default=4, ge=0)
     datasets: tuple[str, ...] = ("pretraining", "chat")
     temperature: float = Field(default=1.0, gt=0)

@@ -73,7 +73,7 @@ def write_and_read(
     """
     found: list[Written] = []
     units = [prefills[i : i + _UNIT_TEXTS] for i in range(0, len(prefills), _UNIT_TEXTS)]
-    total = len(SOURCES) * len(prefills) * config.new_tokens
+    total = len(SOURCES) * len(prefills) * config.max_new_tokens
     with bar("perplexity_diff: writing and reading texts", total, "tokens") as advance:
         for source in SOURCES:
             work = _Work(config, context.pair, source, sampler)
@@ -82,9 +82,9 @@ def write_and_read(
                 if (texts := _stored(path, len(unit))) is None:
                     texts = work.unit(unit, advance)
                     write_json(path, [asdict(text) for text in texts])
-                    advance(len(unit) * config.new_tokens - sum(len(t.ids) for t in texts))
+                    advance(len(unit) * config.max_new_tokens - sum(len(t.ids) for t in texts))
                 else:
-                    advance(len(unit) * config.new_tokens)
+                    advance(len(unit) * config.max_new_tokens)
                 found += [Written(source, p, t) for p, t in zip(unit, texts, strict=True) if t.finetuned and t.base]
     return found
 
@@ -116,7 +116,7 @@ class _Work:
             Prompt(p.ids if same_tokens else tuple(raw_prompt_ids(text, writer.tokenizer)), p.seed)
             for p, text in zip(prefills, beginnings, strict=True)
         ]
-        sampling = Sampling(self.config.new_tokens, self.config.temperature)
+        sampling = Sampling(self.config.max_new_tokens, self.config.temperature)
         ends = end_ids(writer, self.pair.rules)
         if self.sampler is None:
             written = write_texts(writer, prompts, sampling, ends, done)
