@@ -12,11 +12,14 @@ from diffing.methods.activation_difference_lens.words import (
     place_of,
 )
 
+Places = set[tuple[str, str, int]]
 _TITLE = "Activation difference lens"
 _SHOWN_TOKENS = 20
 _HEADLINE_TOKENS = 12
 _HEADLINE_TEXTS = 2
 _READ = 8
+_READ_EACH_END = 5
+_SHOWN_TEXTS = 4
 _FIGURES = {
     "norms": (
         "Length of the mean difference over the mean norm of the finetuned stream, with standard error; dashes: what "
@@ -44,9 +47,10 @@ def section(result: Result) -> Section:
 def headline(result: Result) -> Section:
     """What the terminal prints: sizes, what is said before and at the start of texts, and steered texts."""
     texts = _chosen_texts(result)
+    ranked = {place_of(r)[1:] for r in result.table("positions").to_pylist() if r["is_ranked"]}
     blocks = [
-        patchscope_table(result, main_layer(result)),
-        readout_table(result, lens_layer(result)),
+        patchscope_table(result, main_layer(result), only=ranked),
+        readout_table(result, lens_layer(result), only=ranked),
         _token_line(result),
         *(text_table(mine[:_HEADLINE_TEXTS]) for mine in list(texts.values())[:1]),
         causal_table(result),
@@ -123,9 +127,15 @@ def said(result: Result) -> list[Block]:
     return blocks if len(blocks) > 1 else []
 
 
-def patchscope_table(result: Result, layer: int, of: str = "delta") -> Table | None:
+def _rows_of(result: Result, table: str, layer: int, of: str, only: Places | None) -> list[Row]:
+    """Rows of a table at a layer; only at some places, unless none is named."""
+    rows = [r for r in result.table(table).to_pylist() if (r["layer"], r["of"]) == (layer, of)]
+    return [r for r in rows if only is None or place_of(r)[1:] in only]
+
+
+def patchscope_table(result: Result, layer: int, of: str = "delta", only: Places | None = None) -> Table | None:
     """One line per place: scale and tokens."""
-    rows = [r for r in result.table("patchscope").to_pylist() if (r["layer"], r["of"]) == (layer, of)]
+    rows = _rows_of(result, "patchscope", layer, of, only)
     if not rows:
         return None
     lines = []
@@ -138,15 +148,16 @@ def patchscope_table(result: Result, layer: int, of: str = "delta") -> Table | N
     return Table(columns, tuple(lines), f"Patchscope at layer {layer}.")
 
 
-def readout_table(result: Result, layer: int, of: str = "delta") -> Table | None:
+def readout_table(result: Result, layer: int, of: str = "delta", only: Places | None = None) -> Table | None:
     """One line per place: tokens of both ends."""
-    rows = [r for r in result.table("readouts").to_pylist() if (r["layer"], r["of"]) == (layer, of)]
+    rows = _rows_of(result, "readouts", layer, of, only)
     if not rows:
         return None
     lines = []
     for place in dict.fromkeys(place_of(r) for r in rows):
         ends = [
-            [r for r in rows if (place_of(r), r["end"]) == (place, end)][:_READ] for end in ("positive", "negative")
+            [r for r in rows if (place_of(r), r["end"]) == (place, end)][:_READ_EACH_END]
+            for end in ("positive", "negative")
         ]
         lines.append((place[1], place_label(*place[2:]), *(joined(end) for end in ends)))
     return Table(("dataset", "place", "tokens of +", "tokens of −"), tuple(lines), f"Logit lens at layer {layer}.")
@@ -196,7 +207,7 @@ def steered(result: Result) -> list[Block]:
         strength_table(rows),
     ]
     for name, mine in _chosen_texts(result).items():
-        blocks += [Heading(f"{name}, strength {mine[0]['strength']:g}", 3), text_table(mine)]
+        blocks += [Heading(f"{name}, strength {mine[0]['strength']:g}", 3), *_text_lines(mine)]
     return blocks
 
 
@@ -219,6 +230,17 @@ def _chosen_texts(result: Result) -> dict[str, list[Row]]:
         if row["is_chosen"]:
             found.setdefault(direction_name(row), []).append(row)
     return found
+
+
+def _text_lines(rows: list[Row]) -> list[Block]:
+    lines: list[Block] = []
+    for row in rows[:_SHOWN_TEXTS]:
+        prompt = repr(row["prompt"]) if row["prompt"] else "(empty prompt)"
+        lines += [
+            Paragraph(f"{prompt} unsteered: {flat(row['unsteered'])}"),
+            Paragraph(f"steered: {flat(row['steered'])}"),
+        ]
+    return lines
 
 
 def text_table(rows: list[Row]) -> Table:
