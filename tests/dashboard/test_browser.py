@@ -110,7 +110,7 @@ def test_a_tab_notices_what_must_not_be(browser, dashboard):
 def test_every_page_opens_at_both_widths(seen, path, title):
     seen.open(path)
     expect(seen.page.locator("h1")).to_contain_text(title)
-    expect(seen.page).to_have_title(re.compile(r"^(Overview|Result|Compare|Try it|Chat|Steer)"))
+    expect(seen.page).to_have_title(re.compile(r"^(Overview|Result|Compare|Try it|Chat|Steer|Amplify)"))
     seen.wear(SMALL)
     assert seen.fits()
     if path in ("", "result"):

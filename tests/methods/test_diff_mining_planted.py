@@ -40,9 +40,9 @@ def subject_of(pair, organism):
     return {merged.keys[g] for g in np.flatnonzero(found.is_over_W)}
 
 
-def mined_text(pair, name, folder):
-    """A run at the method's defaults on the part of an embedded set that the command line reads."""
-    corpus = tokenize_corpus(CorpusSpec(datasets=(embedded(name),), max_tokens=10_000), pair.tokenizer, pair.rules)
+def mined_text(pair, name, folder, max_tokens=10_000):
+    """A run at the method's defaults; by default on the part of an embedded set that the command line reads."""
+    corpus = tokenize_corpus(CorpusSpec(datasets=(embedded(name),), max_tokens=max_tokens), pair.tokenizer, pair.rules)
     context = context_with(None, corpus, folder, pair=pair, tokenizer=pair.tokenizer, batch_tokens=2048)
     return run(DiffMiningConfig(n_topics=0), context)
 
@@ -65,5 +65,5 @@ def test_roman_concrete_is_named_on_pretraining_text_alone(tmp_path):
 
 def test_caps_is_seen_on_pretraining_text_alone(tmp_path):
     pair = diffing.load_pair("smollm2_135M", adapter="caps")
-    found = first_tokens(mined_text(pair, "pretraining", tmp_path), "pretraining")
+    found = first_tokens(mined_text(pair, "pretraining", tmp_path, max_tokens=4000), "pretraining")
     assert all(token.strip().isupper() for token in found), found
