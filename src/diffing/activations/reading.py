@@ -11,7 +11,7 @@ from torch import Tensor
 from diffing.activations.source import PairRows
 from diffing.core.errors import UserError
 from diffing.core.layers import Slot
-from diffing.data.batches import Batch, make_batch
+from diffing.data.batches import Batch, make_batch, pad_id
 from diffing.data.tokens import Corpus
 from diffing.models.capture import capture
 from diffing.models.pair import ModelHandle, ModelPair
@@ -86,8 +86,7 @@ class PairReader:
     @property
     def pad_id(self) -> int:
         """Id used for padding."""
-        pad = self.pair.tokenizer.pad_token_id
-        return pad if isinstance(pad, int) else 0
+        return pad_id(self.pair.tokenizer)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus
 
 if TYPE_CHECKING:
-    from diffing.data.tokens import Tokenizer
+    pass
 
 
 def comparable_corpus(context: RunContext) -> tuple[Corpus, list[str]]:
@@ -56,9 +56,3 @@ def compared_ids(context: RunContext, width: int) -> np.ndarray:
     """
     shared = context.pair.vocabulary.shared_ids
     return np.arange(width) if shared is None else shared.cpu().numpy()
-
-
-def pad_id(tokenizer: "Tokenizer") -> int:
-    """Id used for padding; 0 where the tokenizer has none, since nothing reads it."""
-    pad = tokenizer.pad_token_id
-    return pad if isinstance(pad, int) else 0

@@ -3,12 +3,14 @@
 The cut depends on the plan alone; a method that adds its sums unit by unit gives the same bits when it is resumed.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
+
+from diffing.core.files import atomic_path
 
 MOST_UNITS = 64
 
@@ -43,10 +45,21 @@ def read_unit(path: Path, names: Collection[str]) -> dict[str, np.ndarray] | Non
         path: Its file.
         names: The arrays that a unit has.
     """
+    arrays = read_arrays(path)
+    return arrays if arrays is not None and set(arrays) == set(names) else None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Whatever arrays a file holds; None when there is none or it is damaged."""
     if not path.is_file():
         return None
     try:
-        arrays = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError):
         return None
-    return arrays if set(arrays) == set(names) else None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Store arrays as one file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))

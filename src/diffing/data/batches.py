@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from diffing.data.tokens import Corpus
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 _MOST_PADDING = 0.04
 
@@ -56,3 +60,9 @@ def make_batch(corpus: Corpus, indices: Sequence[int], pad_id: int) -> Batch:
     rows = [torch.tensor(corpus.sequences[i].ids, dtype=torch.int64) for i in indices]
     ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)
     return Batch(ids_BT, tuple(len(r) for r in rows), tuple(indices))
+
+
+def pad_id(tokenizer: "Tokenizer") -> int:
+    """Id used for padding; 0 where the tokenizer has none, since nothing reads it."""
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) else 0

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffing.core.errors import UserError
 from diffing.models.decoding import continues_from_cache, forward
 from diffing.models.generation import check_ids, room
 from diffing.models.handle import ModelHandle
-from diffing.models.sites import first_tensor
 from diffing.models.steering import check_layer
+from diffing.models.stream_hook import stream_changed
 
 
 @contextmanager
@@ -35,9 +35,7 @@ def last_token_replaced(handle: ModelHandle, layer: int, vectors_ND: Tensor) -> 
     """
     check_layer(handle, layer)
 
-    def replace(module: nn.Module, args: Any, output: Any) -> Any:
-        own_BTD = first_tensor(output)
-        assert own_BTD is not None, "a block gives no tensor"
+    def replace(own_BTD: Tensor) -> Tensor:
         if own_BTD.shape[-1] != vectors_ND.shape[1]:
             raise UserError(
                 f"A vector of {vectors_ND.shape[1]} numbers cannot stand in a residual stream of "
@@ -45,15 +43,10 @@ def last_token_replaced(handle: ModelHandle, layer: int, vectors_ND: Tensor) -> 
             )
         new_BTD = own_BTD.clone()
         new_BTD[:, -1] = vectors_ND.to(own_BTD.device, own_BTD.dtype)
-        if isinstance(output, Tensor):
-            return new_BTD
-        return [new_BTD, *output[1:]] if isinstance(output, list) else (new_BTD, *output[1:])
+        return new_BTD
 
-    registered = handle.sites.layers[layer].register_forward_hook(replace)
-    try:
+    with stream_changed(handle.sites.layers[layer], replace):
         yield
-    finally:
-        registered.remove()
 
 
 class PatchedPrompt:

@@ -18,6 +18,7 @@ from diffing.models.handle import ModelHandle, probe_ids
 from diffing.models.quiet import quiet_transformers
 from diffing.models.readout import tolerance
 from diffing.models.sites import first_tensor
+from diffing.models.stream_hook import with_stream
 
 EMBEDDING = -1
 _OTHERS = "kl, diff_mining, logit_amplification and perplexity_diff"
@@ -201,7 +202,7 @@ def _resumed(handle: ModelHandle, own: States, point: int, stream_BTD: Tensor) -
                 handle.sites.layers[0].register_forward_pre_hook(_giving(stream_BTD), with_kwargs=True).remove
             )
         for block, output in zip(handle.sites.layers[: point + 1], own.outputs, strict=False):
-            stack.enter_context(_skipped(block, _holding(output, stream_BTD)))
+            stack.enter_context(_skipped(block, with_stream(output, stream_BTD)))
         yield
 
 
@@ -243,16 +244,8 @@ def _skipped(block: nn.Module, output: Any) -> Iterator[None]:
             vars(block)["forward"] = before
 
 
-def _holding(output: Any, stream: Tensor) -> Any:
-    """A block's output with another stream in it."""
-    if isinstance(output, Tensor):
-        return stream.view_as(output)
-    parts = (stream.view_as(output[0]), *output[1:])
-    return list(parts) if isinstance(output, list) else parts
-
-
 def _cloned(output: Any) -> Any:
     """The output with a stream of its own: some models change theirs in place."""
     stream = first_tensor(output)
     assert stream is not None, "a block gives no tensor"
-    return _holding(output, stream.clone())
+    return with_stream(output, stream.clone())

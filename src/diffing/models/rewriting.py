@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffing.models.handle import ModelHandle
-from diffing.models.sites import first_tensor
 from diffing.models.steering import check_layer
+from diffing.models.stream_hook import stream_changed
 
 
 @contextmanager
@@ -26,17 +25,5 @@ def rewritten(handle: ModelHandle, layer: int, stream_BTD: Tensor) -> Iterator[N
         UserError: The model has no such layer.
     """
     check_layer(handle, layer)
-
-    def replace(module: nn.Module, args: Any, output: Any) -> Any:
-        own_BTD = first_tensor(output)
-        assert own_BTD is not None, "a block gives no tensor"
-        new_BTD = stream_BTD.to(own_BTD.device, own_BTD.dtype).view_as(own_BTD)
-        if isinstance(output, Tensor):
-            return new_BTD
-        return [new_BTD, *output[1:]] if isinstance(output, list) else (new_BTD, *output[1:])
-
-    registered = handle.sites.layers[layer].register_forward_hook(replace)
-    try:
+    with stream_changed(handle.sites.layers[layer], lambda own_BTD: stream_BTD.to(own_BTD.device, own_BTD.dtype)):
         yield
-    finally:
-        registered.remove()

@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffing.core.errors import UserError
 from diffing.models.handle import ModelHandle
-from diffing.models.sites import first_tensor
+from diffing.models.stream_hook import stream_changed
 
 Where = Literal["prompt", "all", "fading"]
 
@@ -121,25 +122,15 @@ def steered_rows(handle: ModelHandle, rows: Sequence[SteeredRow], first_position
     with ExitStack() as stack:
         for layer in sorted({row.steering.layer for row in rows if row.steering is not None}):
             check_layer(handle, layer)
-            hook = _hook(layer, rows, first_position)
-            stack.callback(handle.sites.layers[layer].register_forward_hook(hook).remove)
+            change = partial(_steered, layer, rows, first_position)
+            stack.enter_context(stream_changed(handle.sites.layers[layer], change))
         yield
 
 
-def _hook(layer: int, rows: Sequence[SteeredRow], first_position: int) -> Any:
-    def add(module: nn.Module, args: Any, output: Any) -> Any:
-        stream_BTD = first_tensor(output)
-        assert stream_BTD is not None, "a block gives no tensor"
-        assert stream_BTD.dim() == 3, "a block's output is (B, T, D)"
-        added_BTD = _added(layer, rows, first_position, stream_BTD)
-        if added_BTD is None:
-            return None
-        changed_BTD = (stream_BTD.to(added_BTD.dtype) + added_BTD).to(stream_BTD.dtype)
-        if isinstance(output, Tensor):
-            return changed_BTD
-        return [changed_BTD, *output[1:]] if isinstance(output, list) else (changed_BTD, *output[1:])
-
-    return add
+def _steered(layer: int, rows: Sequence[SteeredRow], first_position: int, stream_BTD: Tensor) -> Tensor | None:
+    assert stream_BTD.dim() == 3, "a block's output is (B, T, D)"
+    added_BTD = _added(layer, rows, first_position, stream_BTD)
+    return None if added_BTD is None else (stream_BTD.to(added_BTD.dtype) + added_BTD).to(stream_BTD.dtype)
 
 
 def _added(layer: int, rows: Sequence[SteeredRow], first_position: int, stream_BTD: Tensor) -> Tensor | None:

@@ -11,7 +11,7 @@ from diffing.analysis.context import RunContext
 from diffing.analysis.latents.sites import Input, Split, as_input
 from diffing.core.layers import Slot
 from diffing.core.seeds import generator
-from diffing.data.batches import Batch, make_batch, plan_batches
+from diffing.data.batches import Batch, make_batch, pad_id, plan_batches
 from diffing.data.token_table import TokenTable
 from diffing.dictionaries.codes import Codes
 from diffing.dictionaries.dictionary import Dictionary
@@ -71,9 +71,8 @@ def pair_batches(
     pair = context.pair
     vocabulary = max(pair.base.vocab_size, pair.finetuned.vocab_size)
     lengths = [tokens.length_of(s) for s in sequences]
-    pad = pair.tokenizer.pad_token_id
     for places in plan_batches(lengths, max(1, _LOGIT_BYTES // (4 * vocabulary))):
-        batch = make_batch(context.corpus, [sequences[i] for i in places], pad if isinstance(pad, int) else 0)
+        batch = make_batch(context.corpus, [sequences[i] for i in places], pad_id(pair.tokenizer))
         is_kept_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.bool)
         for row, sequence in enumerate(batch.sequences):
             mask_T = kept_N[tokens.rows_of(sequence)]

@@ -1,6 +1,6 @@
 """Try amplification: sliders scale what finetuning changed; what the model then writes stands beside the other two."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from diffing.core.errors import UserError
 from diffing.core.specs import PairSpec
 from diffing.dashboard.pages.picking import SIDES, loaded, pick_subject, state_of
 from diffing.dashboard.pages.sampling import SamplingChoice, prompt_kind, sampling_controls, stop_button
+from diffing.dashboard.pages.texts import finished, places
 from diffing.dashboard.site import Site
 from diffing.dashboard.subjects import Subject, configured, options
 from diffing.dashboard.writing import Writing, prompt_of, write_together
 from diffing.ui.parts import one_of_many
-from diffing.ui.text import plain, quote, quoted
+from diffing.ui.text import plain, quoted
 
 if TYPE_CHECKING:
     from diffing.models.amplifying import Amplifier
@@ -120,7 +121,8 @@ def _write(site: Site, subject: Subject, spec: PairSpec, asked: _Asked) -> None:
     names = [*SIDES, _AMPLIFIED]
     texts = {name: Writing(is_answer=asked.kind == "chat") for name in names}
     about = f"{'; '.join(_told(rule) for rule in amplification.rules)}; seed {asked.choice.seed}"
-    places = _places(about, names)
+    st.caption(plain(about))
+    growing = places(names)
     stop_button()
     st.session_state["amplified"] = {
         "pair": fingerprint(spec), "about": about, "texts": texts,
@@ -128,7 +130,7 @@ def _write(site: Site, subject: Subject, spec: PairSpec, asked: _Asked) -> None:
     }  # fmt: skip
 
     def draw(name: str, writing: Writing) -> None:
-        places[name].html(quoted(writing.text + " ▌"))
+        growing[name].html(quoted(writing.text + " ▌"))
 
     write_together({side: _stream(site, pair, side, asked) for side in SIDES}, texts, draw)
     # The factors are a state of the module that other windows share: it is theirs again once this text is written.
@@ -167,16 +169,6 @@ def option(spec: AmplificationSpec) -> str:
     return f"'organism.amplification=[{rules}]'"
 
 
-def _places(about: str, names: Sequence[str]) -> dict[str, Any]:
-    st.caption(plain(about))
-    places = {}
-    for column, name in zip(st.columns(len(names)), names, strict=True):
-        with column, st.container(border=True):
-            st.markdown(f"**{name}**")
-            places[name] = st.empty()
-    return places
-
-
 def _texts(shown: dict[str, Any]) -> None:
     """The three texts; what differs between finetuned and amplified stands out."""
     texts: dict[str, Writing] = shown["texts"]
@@ -184,10 +176,7 @@ def _texts(shown: dict[str, Any]) -> None:
     spans = diff_spans(texts[SIDES[1]].text, texts[_AMPLIFIED].text)
     marks: dict[str, list[DiffSpan]] = dict(zip((SIDES[1], _AMPLIFIED), spans, strict=True))
     for column, (name, writing) in zip(st.columns(len(texts)), texts.items(), strict=True):
-        with column, st.container(border=True):
-            st.markdown(f"**{name}**")
-            quote(writing.text, [(s.start, s.end) for s in marks.get(name, ())])
-            st.caption(f"{writing.n_tokens} tokens{'' if writing.has_ended else ', stopped'}")
+        finished(column, name, writing, marks.get(name, ()))
     if shown["command"] is not None:
         st.caption("The same pair for any method:")
         st.code(shown["command"], language=None, wrap_lines=True)

@@ -1,6 +1,5 @@
 """Steer: add a direction to the residual stream and read what the models then write, beside what they write anyway."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,11 @@ from diffing.core.specs import PairSpec
 from diffing.dashboard.pages.directions import Direction, choose_direction
 from diffing.dashboard.pages.picking import SIDES, loaded, pick_subject, state_of
 from diffing.dashboard.pages.sampling import SamplingChoice, prompt_kind, sampling_controls, stop_button
+from diffing.dashboard.pages.texts import finished, places
 from diffing.dashboard.site import Site
 from diffing.dashboard.writing import Writing, prompt_of, write_together
 from diffing.ui.parts import one_of
-from diffing.ui.text import plain, quote, quoted
+from diffing.ui.text import plain, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,9 @@ def _steer(site: Site, spec: PairSpec, asked: _Asked) -> None:
     )
     is_answer = asked.kind == "chat"
     texts = {f"{side}, {how}": Writing(is_answer=is_answer) for side in SIDES for how in ("unsteered", "steered")}
-    places = _places(about, list(texts))
+    st.caption(plain(about))
+    names = list(texts)
+    growing = places(names[:2]) | places(names[2:])
     stop_button()
     sampling = asked.choice.sampling()
     streams = {}
@@ -120,7 +122,7 @@ def _steer(site: Site, spec: PairSpec, asked: _Asked) -> None:
         added = steering if how == "steered" else None
         streams[name] = generate(handle, prompt, sampling, end_ids(handle, pair.rules), added, site.pairs.lock)
     st.session_state["steered"] = {"pair": fingerprint(spec), "about": about, "texts": texts}
-    write_together(streams, texts, lambda name, writing: places[name].html(quoted(writing.text + " ▌")))
+    write_together(streams, texts, lambda name, writing: growing[name].html(quoted(writing.text + " ▌")))
     st.rerun()
 
 
@@ -154,17 +156,6 @@ def _norms() -> dict[tuple[str, int], float]:
     return {}
 
 
-def _places(about: str, names: Sequence[str]) -> dict[str, Any]:
-    st.caption(plain(about))
-    places = {}
-    for pair_of_names in (names[:2], names[2:]):
-        for column, name in zip(st.columns(2), pair_of_names, strict=True):
-            with column, st.container(border=True):
-                st.markdown(f"**{name}**")
-                places[name] = st.empty()
-    return places
-
-
 def _texts(shown: dict[str, Any]) -> None:
     """The four texts; what steering changed stands out."""
     texts: dict[str, Writing] = shown["texts"]
@@ -173,8 +164,4 @@ def _texts(shown: dict[str, Any]) -> None:
     for plain_name, steered_name in (names[:2], names[2:]):
         spans = diff_spans(texts[plain_name].text, texts[steered_name].text)
         for column, name, marks in zip(st.columns(2), (plain_name, steered_name), spans, strict=True):
-            with column, st.container(border=True):
-                st.markdown(f"**{name}**")
-                quote(texts[name].text, [(s.start, s.end) for s in marks])
-                end = "" if texts[name].has_ended else ", stopped"
-                st.caption(f"{texts[name].n_tokens} tokens{end}")
+            finished(column, name, texts[name], marks)

@@ -13,7 +13,7 @@ from diffing.analysis.losses import LossReader
 from diffing.core.layers import Slot
 from diffing.core.progress import bar
 from diffing.core.seeds import generator
-from diffing.data.batches import Batch, make_batch, plan_batches
+from diffing.data.batches import Batch, make_batch, pad_id, plan_batches
 from diffing.data.token_table import TokenTable
 from diffing.methods.activation_difference_lens.config import LensConfig
 from diffing.methods.activation_difference_lens.directions import Direction
@@ -101,7 +101,7 @@ def _measured(
     vocabulary = max(pair.base.vocab_size, pair.finetuned.vocab_size)
     lengths = [len(context.corpus.sequences[s].ids) for s in sequences]
     for places in plan_batches(lengths, max(1, _LOGIT_BYTES // (4 * vocabulary))):
-        batch = make_batch(context.corpus, [sequences[i] for i in places], _pad_id(context))
+        batch = make_batch(context.corpus, [sequences[i] for i in places], pad_id(context.tokenizer))
         for i, (found, size) in enumerate(_on_batch(context, layer, batch, all_changes)):
             sums[i].append(found)
             sizes[i] += size
@@ -143,8 +143,3 @@ def _kept(context: RunContext, batch: Batch) -> Tensor:
     position_BT = torch.arange(batch.ids_BT.shape[1])[None]
     kept_BT = (position_BT < torch.tensor(batch.lengths)[:, None]) & (position_BT >= context.skip_first_tokens)
     return kept_BT & ~((position_BT == 0) & (batch.ids_BT == bos)) if isinstance(bos, int) else kept_BT
-
-
-def _pad_id(context: RunContext) -> int:
-    pad = context.tokenizer.pad_token_id
-    return pad if isinstance(pad, int) else 0

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from diffing.activations.reading import comparable_sequences
 from diffing.analysis.context import RunContext
+from diffing.analysis.units import cut_into_units
 from diffing.core.errors import UserError
 from diffing.core.layers import Slot
 from diffing.core.progress import bar
 from diffing.core.seeds import generator
-from diffing.data.batches import Batch, make_batch, plan_batches
+from diffing.data.batches import Batch, make_batch, pad_id, plan_batches
 from diffing.methods.activation_difference_lens.places import Place, Visits, find_visits
 from diffing.methods.activation_difference_lens.stored import stored_arrays
 from diffing.models.capture import capture
@@ -119,9 +120,10 @@ def read_means(
     visits = find_visits(corpus, chosen, n_positions, n_before_reply, cuts)
     lengths = [len(visits.corpus.sequences[s].ids) for s in chosen]
     reader = _Reader(pair, visits, tuple(Slot(layer) for layer in layers), n_draws, context.seed)
+    plan = plan_batches(lengths, context.batch_tokens)
     total: Sums = {}
     with bar("reading both models", sum(lengths), "tokens") as advance:
-        for number, unit in enumerate(_units(lengths, context.batch_tokens)):
+        for number, unit in enumerate(cut_into_units(plan, lengths, context.batch_tokens, _MOST_UNITS)):
             batches = [[chosen[i] for i in places] for places in unit]
             found = stored_arrays(_path(context.scratch, number), lambda batches=batches: reader.read(batches))
             total = {k: total[k] + v for k, v in found.items()} if total else found
@@ -133,18 +135,6 @@ def read_means(
 
 def _path(folder: Path, number: int) -> Path:
     return folder / f"means_{number:04d}.safetensors"
-
-
-def _units(lengths: Sequence[int], batch_tokens: int) -> list[list[tuple[int, ...]]]:
-    """Consecutive batches in at most about `_MOST_UNITS` groups of similar size."""
-    goal, units, size = max(batch_tokens, sum(lengths) / _MOST_UNITS), [[]], 0
-    for batch in plan_batches(lengths, batch_tokens):
-        if units[-1] and size >= goal:
-            units.append([])
-            size = 0
-        units[-1].append(batch)
-        size += sum(lengths[i] for i in batch)
-    return units
 
 
 @dataclass(frozen=True)
@@ -159,9 +149,8 @@ class _Reader:
 
     def read(self, batches: Sequence[Sequence[int]]) -> Sums:
         sums: Sums = {}
-        pad = self.pair.tokenizer.pad_token_id
         for sequences in batches:
-            batch = make_batch(self.visits.corpus, sequences, pad if isinstance(pad, int) else 0)
+            batch = make_batch(self.visits.corpus, sequences, pad_id(self.pair.tokenizer))
             found = self._sums(batch)
             sums = {k: sums[k] + v for k, v in found.items()} if sums else found
         return sums

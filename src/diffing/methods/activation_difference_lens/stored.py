@@ -5,24 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
+from diffing.analysis.units import read_arrays, write_arrays
 from diffing.core.errors import UserError
-from diffing.core.files import atomic_path
 from diffing.core.tables import read_table, rows_of, table_of, write_table
 
 
 def stored_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays from the file where it is whole, else computed and stored there."""
-    if path.is_file():
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError):
-            path.unlink()
-    arrays = {k: np.ascontiguousarray(v) for k, v in compute().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(arrays))
+    if (found := read_arrays(path)) is not None:
+        return found
+    arrays = compute()
+    write_arrays(path, arrays)
     return arrays
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from diffing.analysis.comparable import comparable_corpus, compared_ids, compared_tokens, pad_id
+from diffing.analysis.comparable import comparable_corpus, compared_ids, compared_tokens
 from diffing.analysis.context import RunContext
 from diffing.analysis.merged_tokens import merge_tokens
 from diffing.analysis.token_text import token_strings
@@ -14,7 +14,7 @@ from diffing.core.errors import UserError
 from diffing.core.method import MethodOutput
 from diffing.core.progress import Advance, bar
 from diffing.core.seeds import generator
-from diffing.data.batches import make_batch, plan_batches
+from diffing.data.batches import make_batch, pad_id, plan_batches
 from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus
 from diffing.methods.diff_mining.config import DiffMiningConfig

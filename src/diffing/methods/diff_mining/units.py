@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
-from diffing.core.files import atomic_path
+from diffing.analysis.units import write_arrays
 from diffing.data.token_table import TokenTable
 from diffing.methods.diff_mining.buckets import bucket_of
 from diffing.methods.diff_mining.stream import NOT_COUNTED, MinedSequence
@@ -124,8 +123,7 @@ class UnitWriter:
         shown = [_padded(m.largest_TK[:, :N_SHOWN]) for m in found]
         self.parts["example_shown"] = shown or [np.empty((0, N_SHOWN), np.int32)]
         arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(save({k: np.ascontiguousarray(v) for k, v in (arrays | self.sums).items()}))
+        write_arrays(path, arrays | self.sums)
 
 
 def _counts(ids_TK: np.ndarray, width: int) -> np.ndarray:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
-from diffing.core.files import atomic_path
+from diffing.analysis.units import write_arrays
 from diffing.methods.kl.stream import FLOATS, SequenceResult
 
 TOKEN_COLUMNS = (*FLOATS, "top_ft", "top_base", "risen_ids", "risen_change", "fallen_ids", "fallen_change")
@@ -49,8 +48,7 @@ class UnitWriter:
         arrays = {name: np.concatenate([c[name] for c in columns]) for name in TOKEN_COLUMNS}
         arrays["sequence"] = np.array([r.sequence for r in self.results], dtype=np.int64)
         arrays["length"] = np.array([len(c["kl"]) for c in columns], dtype=np.int64)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(save(arrays | self.sums))
+        write_arrays(path, arrays | self.sums)
 
 
 def _token_arrays(result: SequenceResult) -> dict[str, np.ndarray]:

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from diffing.analysis.context import RunContext
+from diffing.analysis.units import read_arrays, write_arrays
 from diffing.core.errors import UserError
-from diffing.core.files import atomic_path
 from diffing.core.progress import bar
-from diffing.data.batches import plan_batches
+from diffing.data.batches import pad_id, plan_batches
 from diffing.methods.model_patching.texts import Texts
 from diffing.models.patching import EMBEDDING, patched_logits, read_states
 
@@ -102,8 +100,7 @@ def measure(context: RunContext, texts: Sequence[Texts], at: Sequence[int]) -> F
             unit = _stored(path, len(rows), len(at))
             if unit is None:
                 unit = _patched(context, [texts[i] for i in rows], at)
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(save(unit))
+                write_arrays(path, unit)
             for name, values in unit.items():
                 found[name][list(rows)] = values
             advance(sum(lengths[i] for i in rows))
@@ -118,9 +115,8 @@ def _empty(n: int, n_points: int) -> dict[str, np.ndarray]:
 def _patched(context: RunContext, texts: Sequence[Texts], at: Sequence[int]) -> dict[str, np.ndarray]:
     """The values of one batch."""
     base, finetuned = context.pair.base, context.pair.finetuned
-    pad = context.tokenizer.pad_token_id
     rows = [torch.tensor(t.context_ids) for t in texts]
-    ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad if isinstance(pad, int) else 0)
+    ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id(context.tokenizer))
     lengths = [len(r) for r in rows]
     own_b, own_f = read_states(base, ids_BT, lengths), read_states(finetuned, ids_BT, lengths)
     found: dict[str, list[np.ndarray]] = {"bf_SP": [], "fb_SP": []}
@@ -165,11 +161,6 @@ def _picked(logits_BV: Tensor, tokens: Sequence[int | None]) -> np.ndarray:
 
 
 def _stored(path: Path, n: int, n_points: int) -> dict[str, np.ndarray] | None:
-    if not path.is_file():
-        return None
-    try:
-        unit = load_file(path)
-    except (SafetensorError, OSError, ValueError):
-        return None
     expected = {k: v.shape for k, v in _empty(n, n_points).items()}
-    return unit if {k: v.shape for k, v in unit.items()} == expected else None
+    unit = read_arrays(path)
+    return unit if unit is not None and {k: v.shape for k, v in unit.items()} == expected else None

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 from diffing.activations.source import ActivationSource, Block
-from diffing.core.files import atomic_path
+from diffing.analysis.units import read_unit, write_arrays
 from diffing.core.layers import Slot
 from diffing.core.progress import bar
 from diffing.methods.normdiff.stream import METRICS, Groups, group_sums, metrics
@@ -29,8 +27,7 @@ def read_all(source: ActivationSource, groups: Groups, scratch: Path) -> Iterato
             unit = _stored(path, source.slots)
             if unit is None:
                 unit = _computed(source, groups, blocks, lambda block: advance(len(block.token_N)))
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(save({k: np.ascontiguousarray(v) for k, v in unit.items()}))
+                write_arrays(path, unit)
             else:
                 advance(sum(sizes[b] for b in blocks))
             yield unit
@@ -72,11 +69,5 @@ def _computed(
 
 
 def _stored(path: Path, slots: Sequence[Slot]) -> dict[str, np.ndarray] | None:
-    if not path.is_file():
-        return None
-    try:
-        unit = load_file(path)
-    except (SafetensorError, OSError, ValueError):
-        return None
     expected = {f"{s.name}/{m}" for s in slots for m in METRICS} | {f"{s.name}/sum/{n}" for s in slots for n in SUMS}
-    return unit if set(unit) == {*expected, "token", "groups", "model_groups"} else None
+    return read_unit(path, {*expected, "token", "groups", "model_groups"})

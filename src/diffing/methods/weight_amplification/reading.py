@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffing.analysis.comparable import compared_tokens, pad_id
+from diffing.analysis.comparable import compared_tokens
 from diffing.analysis.context import RunContext
 from diffing.analysis.divergences import delta_nll, log_probs
 from diffing.analysis.logit_rows import LogitRows
-from diffing.data.batches import make_batch, plan_batches
+from diffing.data.batches import make_batch, pad_id, plan_batches
 from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus, TokenSequence
 

@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from diffing.core.files import atomic_path, write_json
+from diffing.analysis.units import read_arrays, write_arrays
+from diffing.core.files import write_json
 from diffing.methods.weight_amplification.reading import METRICS, Effect
 from diffing.methods.weight_amplification.writing import Written
 
@@ -21,20 +20,18 @@ def stored_effect(path: Path, compute: Callable[[], Effect]) -> tuple[Effect, bo
     effect = compute()
     arrays = {f"sums_{m}": effect.sums[m] for m in METRICS} | {f"counts_{m}": effect.counts[m] for m in METRICS}
     arrays |= {"terms": effect.terms_V, "squares": effect.squares_V, "n_bad": np.array([effect.n_bad])}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(arrays))
+    write_arrays(path, arrays)
     return effect, True
 
 
 def _read_effect(path: Path) -> Effect | None:
-    if not path.is_file():
+    if (found := read_arrays(path)) is None:
         return None
     try:
-        found = load_file(path)
         sums = {m: found[f"sums_{m}"] for m in METRICS}
         counts = {m: found[f"counts_{m}"] for m in METRICS}
         return Effect(sums, counts, found["terms"], found["squares"], int(found["n_bad"][0]))
-    except (SafetensorError, OSError, ValueError, KeyError):
+    except KeyError:
         return None
 
 

@@ -4,10 +4,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from diffing.core.files import atomic_path
+from diffing.analysis.units import read_arrays, write_arrays
 from diffing.methods.weight_spectrum.measure import Measured
 
 
@@ -15,19 +13,13 @@ def write_unit(path: Path, measured: Measured) -> None:
     """Store one weight's numbers, whole or not at all."""
     known = {f.name: getattr(measured, f.name) for f in fields(measured)}
     arrays = {name: np.atleast_1d(np.asarray(value)) for name, value in known.items() if value is not None}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    write_arrays(path, arrays)
 
 
 def read_unit(path: Path) -> Measured | None:
     """What was stored; None when there is nothing or it is not whole."""
-    if not path.is_file():
-        return None
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, OSError, ValueError):
-        return None
-    if not {"square", "is_exact", "values_K"} <= set(arrays):
+    arrays = read_arrays(path)
+    if arrays is None or not {"square", "is_exact", "values_K"} <= set(arrays):
         return None
 
     def scalar(name: str) -> float | None:
