@@ -25,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def threads(request: pytest.FixtureRequest) -> None:
-    """Tiny models have one thread, since more only wait for each other; a module of slow tests alone has all cores.
+    """Tiny models have one thread, since more only wait for each other; a module of slow tests alone has its worker's
+    share of the cores.
 
     Never a change within a module: results are equal to the bit for one number of threads.
     """
@@ -33,7 +34,11 @@ def threads(request: pytest.FixtureRequest) -> None:
     if is_slow or "torch" in sys.modules:
         import torch
 
-        torch.set_num_threads((os.cpu_count() or 1) if is_slow else 1)
+        torch.set_num_threads(max((os.cpu_count() or 1) // _n_workers(), 1) if is_slow else 1)
+
+
+def _n_workers() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 @pytest.fixture(autouse=True)
