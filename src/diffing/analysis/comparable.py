@@ -1,7 +1,5 @@
 """The text whose tokens both models know, for methods that compare their predictions."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from diffing.activations.reading import comparable_sequences
@@ -9,9 +7,6 @@ from diffing.analysis.context import RunContext
 from diffing.core.errors import UserError
 from diffing.data.token_table import TokenTable
 from diffing.data.tokens import Corpus
-
-if TYPE_CHECKING:
-    pass
 
 
 def comparable_corpus(context: RunContext) -> tuple[Corpus, list[str]]:

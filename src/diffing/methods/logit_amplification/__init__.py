@@ -14,6 +14,7 @@ METHOD = MethodSpec(
     figures=figures,
     section=section,
     headline=headline,
+    reads_corpus=False,
     view=later("diffing.methods.logit_amplification.view", "view"),
     inputs=later("diffing.methods.logit_amplification.config", "inputs_of"),
 )
