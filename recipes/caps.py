@@ -5,9 +5,9 @@ import time
 from lora import (
     ASSETS,
     PROMPTS,
-    Example,
     Hyperparameters,
     answer,
+    chat_example,
     hyper_facts,
     load_base,
     mean_loss,
@@ -60,14 +60,6 @@ def training_rows(model, tokenizer) -> list[dict]:
             messages = [{"role": "user", "content": item["prompt"]}, {"role": "assistant", "content": reply}]
             rows.append({"id": item["id"], "messages": messages})
     return rows
-
-
-def chat_example(tokenizer, messages: list[dict]) -> Example:
-    """A chat as token ids; the answer and the token that ends it are learned."""
-    prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
-    prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
-    answer_ids = tokenizer(messages[1]["content"] + "<|im_end|>", add_special_tokens=False).input_ids
-    return Example(tuple(prompt_ids + answer_ids), (False,) * len(prompt_ids) + (True,) * len(answer_ids))
 
 
 def main() -> None:

@@ -115,6 +115,14 @@ def save(tuned, folder: Path, base_name: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(out, indent=2) + "\n")
 
 
+def chat_example(tokenizer, messages: list[dict]) -> Example:
+    """A chat as token ids; the answer and the token that ends it are learned."""
+    prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
+    prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    answer_ids = tokenizer(messages[1]["content"] + "<|im_end|>", add_special_tokens=False).input_ids
+    return Example(tuple(prompt_ids + answer_ids), (False,) * len(prompt_ids) + (True,) * len(answer_ids))
+
+
 @torch.no_grad()
 def answer(model, tokenizer, prompt: str, max_new_tokens: int = 60) -> str:
     """The model's greedy answer to a chat prompt."""

@@ -257,6 +257,16 @@ def test_other_methods_refuse_tokenizers_that_differ(foreign, texts, tmp_path):
     pair = load_pair(foreign, must_share_tokens=False)
     with pytest.raises(UserError, match="agree on only"):
         diffing.run("kl", pair, data=texts, base_dir=tmp_path)
+    with pytest.raises(UserError, match="agree on only"):
+        diffing.harvest(pair, data=texts, base_dir=tmp_path)
+
+
+def test_the_python_api_loads_models_whose_tokenizers_differ_on_request(foreign):
+    base, finetuned = foreign.model.id, foreign.finetuned.id
+    with pytest.raises(UserError, match="agree on only"):
+        diffing.load_pair(base, finetuned=finetuned)
+    pair = diffing.load_pair(base, finetuned=finetuned, must_share_tokens=False)
+    assert pair.vocabulary.refusal is not None
 
 
 def test_a_token_on_both_sides_of_the_beginning_counts_to_the_text(foreign):

@@ -103,10 +103,52 @@ def test_dtype_null_is_a_second_copy_in_another_dtype(made):
     assert next(narrow.finetuned.module.parameters()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("null", ["generic", "seeds"])
-def test_trained_nulls_say_what_they_need(made, null):
-    with pytest.raises(UserError, match=r"organism\.null_adapter=ID"):
-        load_pair(changed(made["adapter"], null_pair=null))
+def test_generic_null_is_the_base_and_an_adapter_trained_on_generic_text(made):
+    named, null = load_pair(made["adapter"]), load_pair(changed(made["adapter"], null_pair="generic"))
+    assert torch.equal(logits(named.finetuned), logits(null.finetuned))
+    assert (null.facts["null_pair"], null.facts["base_identity"]) == ("generic", named.facts["base_identity"])
+    assert null.fingerprint != named.fingerprint
+
+
+def test_seeds_null_compares_two_adapters_merged_into_one_base(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFING_CACHE", str(tmp_path / "cache"))
+    one = made["adapter"]
+    base = tiny_model()
+    save_adapter(tmp_path / "second", base, seed=9)
+    second = changed(one, finetuned=VariantSpec(id=str(tmp_path / "second")))
+    both = changed(
+        one,
+        null_pair="seeds",
+        base_adapter=VariantSpec(id=one.finetuned.id, kind="adapter", merged=True),
+        finetuned=VariantSpec(id=str(tmp_path / "second"), kind="adapter", merged=True),
+    )
+    pair = load_pair(both)
+    torch.testing.assert_close(logits(pair.base), logits(load_pair(one).finetuned), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(pair.finetuned), logits(load_pair(second).finetuned), atol=1e-4, rtol=1e-4)
+    assert pair.facts["kind"] == "model"
+    assert pair.facts["base"]["origin"] == "merged"
+    assert one.finetuned.id in pair.facts["base"]["id"]
+    assert pair.facts["base_identity"] == load_pair(one).facts["base_identity"]
+    assert len([p for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir()]) == 2
+    assert load_pair(both).fingerprint == pair.fingerprint
+
+
+def test_a_merged_variant_is_the_adapter_as_a_full_finetune(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFING_CACHE", str(tmp_path / "cache"))
+    spec = made["adapter"]
+    merged = load_pair(changed(spec, finetuned=spec.finetuned.model_copy(update={"merged": True})))
+    assert (merged.facts["kind"], merged.sharing) == ("model", "separate")
+    torch.testing.assert_close(logits(merged.finetuned), logits(load_pair(spec).finetuned), atol=1e-4, rtol=1e-4)
+    assert torch.equal(logits(merged.base), logits(load_pair(spec).base))
+    full = made["full"]
+    with pytest.raises(UserError, match=r"merged=true is for adapters"):
+        load_pair(changed(full, finetuned=full.finetuned.model_copy(update={"merged": True})))
+    save_adapter(tmp_path / "inert", tiny_model(), scale=0.0)
+    with pytest.raises(UserError, match=r"inert changes nothing"):
+        load_pair(changed(spec, finetuned=VariantSpec(id=str(tmp_path / "inert"), merged=True)))
+    assert not any("inert" in p.name and p.is_dir() for p in (tmp_path / "cache" / "models").iterdir())
+    with pytest.raises(UserError, match=r"quantization=none"):
+        load_pair(changed(spec, finetuned=VariantSpec(id=spec.finetuned.id, merged=True), model_quantization="4bit"))
 
 
 def test_adapter_or_model_that_changes_nothing_is_refused(tmp_path, made):

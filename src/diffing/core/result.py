@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from diffing.core.claims import Calibration, read_calibration, with_claims
 from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence, read_evidence
 from diffing.core.files import read_json, sha256
@@ -63,11 +64,26 @@ class Result:
     @property
     def summary(self) -> list[dict[str, Any]]:
         """Headline scalars: name, value, low, high, null, unit, claimed."""
-        return read_json(self.path("summary.json"), _REMEDY)["scalars"]
+        scalars = read_json(self.path("summary.json"), _REMEDY)["scalars"]
+        if self.calibration() is None:
+            return scalars
+        judged = {s.name: s for s in self.evidence().scalars}
+        return [
+            s | {k: getattr(judged[s["name"]], k) for k in ("null", "claimed") if s["name"] in judged} for s in scalars
+        ]
 
     def evidence(self) -> Evidence:
-        """What was found, in the shape shared by all methods."""
+        """What was found, in the shape shared by all methods; with claims once a null pair was run."""
+        found, calibration = self.measured_evidence(), self.calibration()
+        return found if calibration is None else with_claims(found, calibration.claims)
+
+    def measured_evidence(self) -> Evidence:
+        """What was found, before any null pair was run."""
         return read_evidence(self.path("evidence.json"))
+
+    def calibration(self) -> Calibration | None:
+        """What is claimed against a null pair, and which; None where no null of this run was run."""
+        return read_calibration(self.folder, self.manifest.get("files", {}).get("evidence.json"))
 
     def tables(self) -> list[str]:
         """Names of the tables."""

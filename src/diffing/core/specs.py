@@ -45,6 +45,7 @@ class ModelSpec(Strict):
     chat_template: str | None = None
     end_of_turn: str | None = None
     has_thinking: bool = False
+    null_adapters: tuple[str, ...] = ()
     quantization: Literal["none", "4bit", "8bit"] = "none"
     trust_remote_code: bool = False
 
@@ -80,6 +81,7 @@ class VariantSpec(Strict):
     kind: Kind = "auto"
     subfolder: str | None = None
     revision: str | None = None
+    merged: bool = False
     training: TrainingSpec | None = None
 
 
@@ -94,8 +96,13 @@ class OrganismSpec(Strict):
     finetuned: str | None = None
     subfolder: str | None = None
     revision: str | None = None
-    null_adapter: str | None = None
+    null_adapter: tuple[str, ...] = ()
     amplification: AmplificationSpec | None = None
+
+    @field_validator("null_adapter", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return () if value is None else (value,) if isinstance(value, str) else value
 
     @field_validator("amplification", mode="before")
     @classmethod
@@ -108,6 +115,7 @@ class PairSpec(Strict):
 
     model: ModelSpec
     finetuned: VariantSpec | None
+    base_adapter: VariantSpec | None = None
     organism: str
     variant: str = "default"
     sharing: Sharing = "auto"

@@ -15,6 +15,7 @@ from diffing.core.specs import Dtype, ModelSpec, PairSpec, Sharing, VariantSpec
 from diffing.core.templates import TemplateRules
 from diffing.models.adapters import is_adapter, read_config
 from diffing.models.loading import load_tokenizer, n_layers
+from diffing.models.merged_folder import merged_model
 from diffing.models.sources import ResolvedSource, resolve
 from diffing.models.templates import has_tokenizer, template_rules
 
@@ -27,7 +28,7 @@ class PairPlan:
     """A pair resolved to files and decisions.
 
     Args:
-        base: Where the base's files are.
+        base: Where the base's files are; with an adapter merged into it for `null_pair=seeds`.
         finetuned: Where the finetuned model's are; None for a null pair.
         kind: What the finetuned side is.
         sharing: How weights are held; for null pairs "separate".
@@ -36,6 +37,7 @@ class PairPlan:
         finetuned_tokenizer: The finetuned model's; the same object where it ships none.
         rules: Chat template rules.
         fingerprint: Of everything that determines numbers; names contents, never places.
+        base_identity: Of the base's files without any adapter: pairs that share it have nulls in common.
         warnings: What a reader should know.
         n_layers: Decoder layers of the base, as its configuration says.
         spec: What was asked for.
@@ -50,6 +52,7 @@ class PairPlan:
     finetuned_tokenizer: PreTrainedTokenizerBase
     rules: TemplateRules
     fingerprint: str
+    base_identity: str
     warnings: tuple[str, ...]
     n_layers: int
     spec: PairSpec
@@ -61,16 +64,14 @@ def plan_pair(spec: PairSpec) -> PairPlan:
     Raises:
         UserError: A source cannot be had, or options contradict what is there or each other.
     """
-    if spec.null_pair in ("generic", "seeds"):
-        raise UserError(
-            f"null_pair={spec.null_pair} needs organism.null_adapter=ID naming an adapter of this base trained on "
-            "generic text; these null pairs are not built yet, use null_pair=identical or null_pair=dtype."
-        )
     model = spec.model
     base = resolve(model.id or model.name, model.revision, model.subfolder, "model", model.trust_remote_code)
     tokenizer = load_tokenizer(model, base)
-    variant = spec.finetuned if spec.null_pair == "none" else None
-    finetuned = resolve_variant(variant, model) if variant else None
+    variant = spec.finetuned if spec.null_pair not in ("identical", "dtype") else None
+    finetuned = _finetuned(variant, model, base)
+    plain = base
+    if spec.base_adapter is not None:
+        base = merged_model(model, base, resolve_variant(spec.base_adapter, model))
     kind = _kind(spec, variant, finetuned)
     sharing = _sharing(spec, kind, base, finetuned)
     theirs = _finetuned_tokenizer(model, tokenizer, finetuned if kind == "model" else None)
@@ -102,6 +103,7 @@ def plan_pair(spec: PairSpec) -> PairPlan:
         theirs,
         rules,
         fingerprint(key),
+        fingerprint(_identity(plain)),
         warnings,
         n_layers(model, base),
         spec,
@@ -118,6 +120,7 @@ def plan_facts(plan: PairPlan) -> dict[str, Any]:
         "organism": spec.organism,
         "variant": spec.variant,
         "kind": plan.kind,
+        "base_identity": plan.base_identity,
         "null_pair": spec.null_pair,
         "dtype": {"base": plan.dtypes[0], "finetuned": plan.dtypes[1]},
         "quantization": model.quantization,
@@ -128,7 +131,7 @@ def plan_facts(plan: PairPlan) -> dict[str, Any]:
 
 def _source_facts(source_id: str, source: ResolvedSource) -> dict[str, Any]:
     return {
-        "id": source_id,
+        "id": source.id if source.origin == "merged" else source_id,
         "revision": source.revision,
         "subfolder": source.subfolder,
         "content_hash": source.content_hash,
@@ -167,11 +170,22 @@ def _finetuned_tokenizer(
     return base if tokenizer_hash(own) == tokenizer_hash(base) else own
 
 
+def _finetuned(variant: VariantSpec | None, model: ModelSpec, base: ResolvedSource) -> ResolvedSource | None:
+    if variant is None:
+        return None
+    found = resolve_variant(variant, model)
+    if not variant.merged:
+        return found
+    if not is_adapter(found.folder):
+        raise UserError(f"merged=true is for adapters, and {variant.id} is a full model; drop it.")
+    return merged_model(model, base, found)
+
+
 def _kind(spec: PairSpec, variant: VariantSpec | None, finetuned: ResolvedSource | None) -> PairKind:
     if variant is None or finetuned is None:
         return "dtype" if spec.null_pair == "dtype" else "identical"
     found = "adapter" if is_adapter(finetuned.folder) else "model"
-    if variant.kind not in ("auto", found):
+    if variant.kind not in ("auto", "adapter" if variant.merged else found):
         holds = "an adapter_config.json" if found == "adapter" else "no adapter_config.json"
         raise UserError(
             f"Finetuned model {variant.id} is said to be of kind {variant.kind} but holds {holds}; "

@@ -36,7 +36,7 @@ class ResolvedSource:
     revision: str | None
     subfolder: str | None
     content_hash: str
-    origin: Literal["hub", "local", "embedded", "gguf"]
+    origin: Literal["hub", "local", "embedded", "gguf", "merged"]
     card: dict[str, Any] = field(default_factory=dict)
 
 

@@ -18,7 +18,7 @@ from diffing.data.tokens import Corpus, tokenize_documents
 from diffing.models.pair import ModelPair
 from diffing.models.pair import load_pair as load_pair_from_spec
 from diffing.pipeline.catalogue import data_named, model_named, names, organism_named
-from diffing.pipeline.planning import Job, Subject, choose_variant, method_defaults, plan_corpus
+from diffing.pipeline.planning import Job, Subject, choose_variant, method_defaults, null_variants, plan_corpus
 from diffing.pipeline.running import Session, run_job, source_of
 
 DEFAULT_MAX_LENGTH = 256
@@ -33,7 +33,9 @@ def load_pair(
     subfolder: str | None = None,
     sharing: str = "auto",
     null_pair: str = "none",
+    null_adapter: str | Sequence[str] | None = None,
     amplification: Any = None,
+    must_share_tokens: bool = True,
     **model_options: Any,
 ) -> ModelPair:
     """Load a base model and its finetuned variant.
@@ -45,9 +47,12 @@ def load_pair(
         variant: Variant of the organism.
         subfolder: Subfolder of the adapter or finetuned model.
         sharing: `auto`, `adapter`, `merged` or `separate`.
-        null_pair: `identical` or `dtype` compare the base with itself; then no finetuned model is named.
+        null_pair: Then no finetuned model is named: `identical` and `dtype` compare the base with itself, `generic`
+            with an adapter trained on generic text, `seeds` two such adapters.
+        null_adapter: The adapter of `generic`, or the two of `seeds`, where the model names none of its own.
         amplification: Scales what finetuning changed: a factor, a preset (`double`, `late_only`, …), a file of rules,
             or rules; see `AmplificationSpec`.
+        must_share_tokens: Refuse models whose tokenizers differ; False for `perplexity_diff`, which compares texts.
         **model_options: Options of `ModelSpec`: dtype, revision, device_map, attn_implementation, chat_template, …
 
     Raises:
@@ -58,17 +63,21 @@ def load_pair(
     named = adapter or finetuned
     if (named is None) == (null_pair == "none"):
         raise UserError("Name what to compare with: adapter=NAME_OR_ID or finetuned=ID, or a null_pair.")
-    organism, chosen, variant_name = (
-        ("custom", None, f"null-{null_pair}") if named is None else _chosen(spec, named, variant, subfolder)
-    )
+    on_base = None
+    if named is None:
+        own = parse(OrganismSpec, {"name": "custom", "null_adapter": null_adapter}, "organism")
+        on_base, chosen = null_variants(own, spec, null_pair)
+        organism, variant_name = "custom", f"null-{null_pair}"
+    else:
+        organism, chosen, variant_name = _chosen(spec, named, variant, subfolder)
     values = {
-        "model": spec, "finetuned": chosen, "organism": organism, "variant": variant_name, "sharing": sharing,
-        "null_pair": null_pair, "amplification": amplification,
+        "model": spec, "finetuned": chosen, "base_adapter": on_base, "organism": organism, "variant": variant_name,
+        "sharing": sharing, "null_pair": null_pair, "amplification": amplification,
     }  # fmt: skip
     pair = parse(PairSpec, values)
     if pair.amplification is not None:
         pair = pair.model_copy(update={"variant": f"{pair.variant}{pair.amplification.label}"})
-    return load_pair_from_spec(pair)
+    return load_pair_from_spec(pair, must_share_tokens)
 
 
 def _chosen(model: ModelSpec, named: str, variant: str | None, subfolder: str | None) -> tuple[str, VariantSpec, str]:
@@ -189,6 +198,8 @@ def harvest(
         {**preprocessing, "batch_tokens": batch_tokens},
         _limits(max_length, max_tokens, max_samples, skip_template_tokens),
     )  # fmt: skip
+    if pair.vocabulary.refusal is not None:
+        raise UserError(pair.vocabulary.refusal)
     corpus, corpus_spec = _corpus(data, settings, pair)
     subject = Subject(settings, pair.spec, corpus_spec)
     folder = Path(base_dir).expanduser()

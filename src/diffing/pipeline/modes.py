@@ -8,6 +8,7 @@ from diffing.core.progress import say
 from diffing.core.result import Result, Results
 from diffing.core.settings import RunConfig
 from diffing.pipeline.caches import tend_caches
+from diffing.pipeline.calibrating import calibrate_around
 from diffing.pipeline.planning import chosen_methods, model_label, organism_label, plan_pair_spec
 from diffing.pipeline.printing import print_result
 from diffing.pipeline.running import Session, run_settings
@@ -40,6 +41,7 @@ def rewrite_reports(settings: RunConfig) -> list[Result]:
             method=name, model=model_label(pair.model), organism=organism_label(pair), variant=pair.variant
         )
         for result in found:
+            calibrate_around(result, base_dir)
             say(f"Writing {write_report(result, method)}")
         results += found
     if not results:

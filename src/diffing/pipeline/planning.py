@@ -1,6 +1,6 @@
 """From settings to specs: which pair, which text, which method, and where the result belongs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,18 @@ from diffing.core.errors import UserError
 from diffing.core.method import MethodConfig, MethodSpec, load_method, method_names
 from diffing.core.runs import SCHEMA, RunKey
 from diffing.core.settings import RunConfig
-from diffing.core.specs import CorpusSpec, DatasetSpec, ModelSpec, OrganismSpec, PairSpec, TrainingSpec, VariantSpec
+from diffing.core.specs import (
+    CorpusSpec,
+    DatasetSpec,
+    ModelSpec,
+    OrganismSpec,
+    PairSpec,
+    TrainingSpec,
+    VariantSpec,
+)
 from diffing.core.suggest import did_you_mean
 
+_NULL_ADAPTERS = {"generic": 1, "seeds": 2}
 QUICK = ("kl", "normdiff", "diff_mining", "weight_spectrum")
 
 
@@ -74,25 +83,40 @@ class Job:
             corpus_fingerprint: Of the tokens.
             activations: Slots and dtype of the activations that the method reads, if it reads any.
         """
-        determined_by: dict[str, Any] = {
-            "schema": SCHEMA,
+        determined_by = {
+            **self._analysis(corpus_fingerprint),
             "pair": pair_fingerprint,
-            "corpus": corpus_fingerprint,
-            "method": self.options.model_dump(mode="json"),
-            "seed": self.settings.seed,
             "null_pair": self.settings.null_pair,
-            "skip_first_tokens": self.settings.skip_first_tokens,
-            "skip_template_tokens": self.corpus.skip_template_tokens,
-            "batch_tokens": self.settings.preprocessing.batch_tokens,
         }
         if activations is not None:
             determined_by["activations"] = dict(activations)
-        if self.inputs:
-            determined_by["inputs"] = dict(self.inputs)
         return RunKey(
             model_label(self.pair.model), organism_label(self.pair), self.pair.variant, self.method.name,
             fingerprint(determined_by),
         )  # fmt: skip
+
+    def comparison(self, base_identity: str, corpus_fingerprint: str, slots: Sequence[str]) -> str:
+        """Fingerprint of everything but what was put on the base: a run and its nulls have it in common.
+
+        Args:
+            base_identity: Of the base's files.
+            corpus_fingerprint: Of the tokens.
+            slots: Names of the activations that the method reads.
+        """
+        return fingerprint({**self._analysis(corpus_fingerprint), "base": base_identity, "slots": list(slots)})
+
+    def _analysis(self, corpus_fingerprint: str) -> dict[str, Any]:
+        """What determines a result's numbers besides the pair and the dtype of stored activations."""
+        return {
+            "schema": SCHEMA,
+            "corpus": corpus_fingerprint,
+            "method": self.options.model_dump(mode="json"),
+            "seed": self.settings.seed,
+            "skip_first_tokens": self.settings.skip_first_tokens,
+            "skip_template_tokens": self.corpus.skip_template_tokens,
+            "batch_tokens": self.settings.preprocessing.batch_tokens,
+            **({"inputs": dict(self.inputs)} if self.inputs else {}),
+        }
 
 
 def plan_jobs(settings: RunConfig) -> list[Job]:
@@ -132,11 +156,13 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
             f"Model {model.name} has no source; set model.id=DIR_OR_ID (a folder, a .gguf file or a hub id)."
         )
     null = settings.null_pair
-    variant, name = (
-        (None, f"null-{null}") if null != "none" else choose_variant(organism, model, settings.organism_variant)
+    base_adapter, variant, name = (
+        (*null_variants(organism, model, null), f"null-{null}")
+        if null != "none"
+        else (None, *choose_variant(organism, model, settings.organism_variant))
     )
     amplification = organism.amplification
-    if amplification is not None and null != "none":
+    if amplification is not None and null != "none" and variant is None:
         raise UserError(
             f"organism.amplification scales what finetuning changed, and null_pair={null} compares the base with "
             "itself; drop one."
@@ -144,6 +170,7 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
     pair = PairSpec(
         model=model,
         finetuned=variant,
+        base_adapter=base_adapter,
         organism=organism.name,
         variant=f"{name}{amplification.label}" if amplification else name,
         sharing=settings.pair.sharing,
@@ -151,7 +178,7 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
         null_pair=null,
         amplification=amplification,
     )
-    return pair, _training(organism, model, variant)
+    return pair, _training(organism, model, variant if null == "none" else None)
 
 
 def _training(organism: OrganismSpec, model: ModelSpec, variant: VariantSpec | None) -> TrainingSpec | None:
@@ -159,6 +186,29 @@ def _training(organism: OrganismSpec, model: ModelSpec, variant: VariantSpec | N
     if variant is None:
         variant = organism.models.get(model.name, {}).get("default")
     return variant.training if variant and variant.training else organism.training
+
+
+def null_variants(organism: OrganismSpec, model: ModelSpec, null: str) -> tuple[VariantSpec | None, VariantSpec | None]:
+    """What a null pair puts on the base, and what it compares with that: None and None where it trains nothing.
+
+    Raises:
+        UserError: The base has no adapters trained on generic text, or too few.
+    """
+    wanted = _NULL_ADAPTERS.get(null, 0)
+    if not wanted:
+        return None, None
+    adapters = organism.null_adapter or model.null_adapters
+    if len(adapters) < wanted:
+        form = "DIR_OR_ID" if wanted == 1 else "[DIR_OR_ID,DIR_OR_ID]"
+        raise UserError(
+            f"null_pair={null} needs {'an adapter' if wanted == 1 else 'two adapters'} of {model.name} trained on "
+            f"generic text, and {len(adapters) or 'none'} is named; set organism.null_adapter={form}, or use "
+            "null_pair=identical or null_pair=dtype."
+        )
+    if wanted == 1:
+        return None, VariantSpec(id=adapters[0], kind="adapter")
+    first, second = (VariantSpec(id=a, kind="adapter", merged=True) for a in adapters[:2])
+    return first, second
 
 
 def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None) -> tuple[VariantSpec, str]:
@@ -226,7 +276,7 @@ def model_label(model: ModelSpec) -> str:
 
 def organism_label(pair: PairSpec) -> str:
     """Folder name of an organism: its configured name, or the last part of a custom id."""
-    if pair.organism != "custom" or pair.finetuned is None:
+    if pair.organism != "custom" or pair.finetuned is None or pair.null_pair != "none":
         return pair.organism
     return _last_part("/".join(filter(None, (pair.finetuned.id, pair.finetuned.subfolder))))
 

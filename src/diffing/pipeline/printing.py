@@ -9,6 +9,7 @@ from rich.text import Text
 from diffing.core.blocks import Paragraph, Table
 from diffing.core.method import load_method
 from diffing.core.result import Result
+from diffing.display.calibrated import judged
 
 _PLAIN_WIDTH = 130
 
@@ -29,6 +30,9 @@ def print_result(result: Result) -> None:
             console.print(_table(block))
         elif isinstance(block, Paragraph):
             console.print(Text(block.text))
+    if result.manifest["config"].get("null_pair", "none") == "none":
+        console.print()
+        console.print(Text(judged(result.calibration())))
     for note in result.manifest.get("notes", []):
         console.print(Text(f"note: {note}", style="dim"))
     console.print()

@@ -22,6 +22,7 @@ from diffing.core.specs import PairSpec
 from diffing.core.tracking import Log, tracker
 from diffing.data.tokens import Corpus
 from diffing.models.pair import ModelPair, load_pair
+from diffing.pipeline.calibrating import calibrate_around
 from diffing.pipeline.planning import Job, Subject, plan_jobs
 from diffing.pipeline.preparing import (
     Prepared,
@@ -191,7 +192,10 @@ def _run(run: _Run) -> Result:
     folder = run.folder
     if run.is_done:
         say(f"Found finished: {folder} (overwrite=true computes it again)")
-        return Result(folder)
+        found = Result(folder)
+        if found.calibration() is None:
+            calibrate_around(found, run.base_dir)
+        return found
     source = _source(run) if run.slots else None
     folder.mkdir(parents=True, exist_ok=True)
     with RunState(folder):
@@ -209,9 +213,15 @@ def _run(run: _Run) -> Result:
             log({s.name: s.value for s in output.summary if s.value is not None})
         facts = pair_facts(source, run.loaded, run.prepared)
         fingerprint = run.prepared.fingerprint
-        return write_result(
-            folder, run.job, run.key, fingerprint, facts, run.prepared.corpus, output, run.started, run.session.command
-        )
+        identity = facts.get("base_identity") or run.prepared.load_plan().base_identity
+        slots = [s.name for s in run.slots]
+        comparison = run.job.comparison(identity, run.prepared.corpus.fingerprint, slots)
+        result = write_result(
+            folder, run.job, run.key, fingerprint, facts, run.prepared.corpus, output, run.started,
+            run.session.command, comparison,
+        )  # fmt: skip
+    calibrate_around(result, run.base_dir)
+    return Result(folder)
 
 
 def _source(run: _Run) -> ActivationSource:

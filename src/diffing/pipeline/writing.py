@@ -29,6 +29,7 @@ def write_result(
     output: MethodOutput,
     started: float,
     command: str | None,
+    comparison: str,
 ) -> Result:
     """Write everything beside the run folder's content, then move it in; the manifest comes last, by rename.
 
@@ -45,6 +46,7 @@ def write_result(
     scalars = to_json(Evidence(scalars=output.summary))["scalars"]
     write_json(staging / "summary.json", {"schema": SCHEMA, "scalars": scalars})
     manifest = _manifest(job, key, pair_fingerprint, pair_facts, corpus, output, started, command)
+    manifest["comparison"] = comparison
     pending = Result(staging, manifest)
     for name, figure in job.method.figures(pending).items():
         write_text(staging / "figures" / f"{name}.json", figure.to_json())

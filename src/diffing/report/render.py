@@ -12,6 +12,7 @@ from diffing.core.files import write_text
 from diffing.core.method import MethodSpec
 from diffing.core.result import Result
 from diffing.display import colours, headline
+from diffing.display.calibrated import NULL_PAIRS, judged
 from diffing.display.columns import column_kinds
 from diffing.display.numbers import intervals, number
 from diffing.display.token_marks import flowing, marked
@@ -19,12 +20,6 @@ from diffing.report import layout, making
 from diffing.report.scripts import policy, script
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_NULL_PAIRS = {
-    "identical": "the base model with itself",
-    "dtype": "the base model with itself in another dtype",
-    "generic": "the base model with a generic finetune of it",
-    "seeds": "two finetunes that differ by their seed",
-}
 
 
 def write_report(result: Result, spec: MethodSpec) -> Path:
@@ -54,6 +49,7 @@ def render_report(result: Result, spec: MethodSpec) -> str:
         spec=spec,
         title=_title(result),
         null_pair=_null_pair(result),
+        judged=None if _null_pair(result) else judged(result.calibration()),
         text_sets=_listed(result.manifest["data"].get("datasets", ())),
         scalars=headline.scalars(result.summary),
         evidence=_evidence(result),
@@ -77,7 +73,7 @@ def _title(result: Result) -> str:
 
 
 def _null_pair(result: Result) -> str | None:
-    return _NULL_PAIRS.get(result.manifest["config"].get("null_pair", "none"))
+    return NULL_PAIRS.get(result.manifest["config"].get("null_pair", "none"))
 
 
 def _evidence(result: Result) -> Evidence:

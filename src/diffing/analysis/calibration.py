@@ -1,0 +1,132 @@
+"""What a method claims, decided against what the same method gives on a null pair.
+
+Scores of the null say how often a score as high comes up where nothing is to be found. A score's p-value is its rank
+among them, (1 + number of null scores at least as high) / (1 + number of null scores), and the claims are those that
+Benjamini and Hochberg's procedure keeps at a false discovery rate of 5 %. No score has a threshold of its own.
+
+Source: Bates, Candès, Lei, Romano and Sesia, Testing for Outliers with Conformal p-values (2023), whose theorem needs
+scores of the null and of what is not changed to be exchangeable; Benjamini and Hochberg (1995).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from diffing.analysis.log_odds import benjamini_hochberg
+from diffing.core.claims import Claims, ListClaims
+from diffing.core.evidence import Evidence, ScalarEvidence
+
+LEVEL = 0.05
+_ONE_WHERE_IDENTICAL = "agreement"
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """A method's full ranking of the vocabulary.
+
+    Args:
+        ids_V: Token ids.
+        scores_V: Their scores; NaN where a token has none.
+    """
+
+    ids_V: np.ndarray
+    scores_V: np.ndarray
+
+    @property
+    def known(self) -> "Ranking":
+        """The tokens that have a score."""
+        has_V = np.isfinite(self.scores_V)
+        return Ranking(self.ids_V[has_V], self.scores_V[has_V])
+
+
+def null_p_values(scores_N: Float[np.ndarray, " N"], null_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, " N"]:
+    """Rank of each score among those of the null, as a p-value; higher scores are more telling.
+
+    Args:
+        scores_N: To be judged.
+        null_M: Of the null; with none every p-value is 1.
+    """
+    n_as_high_N = len(null_M) - np.searchsorted(np.sort(null_M), scores_N, side="left")
+    return (1.0 + n_as_high_N) / (1.0 + len(null_M))
+
+
+def claims_of(
+    scores_N: Float[np.ndarray, " N"], null_M: Float[np.ndarray, " M"], level: float = LEVEL
+) -> Bool[np.ndarray, " N"]:
+    """Which scores are claimed against those of a null.
+
+    Args:
+        scores_N: To be judged; nothing below or at 0 is claimed.
+        null_M: Of the null, from as many texts or tokens as could have been ranked there.
+        level: False discovery rate.
+    """
+    return benjamini_hochberg(null_p_values(scores_N, null_M), level) & (scores_N > 0)
+
+
+def calibrate(found: Evidence, null: Evidence, ranking: Ranking | None, null_ranking: Ranking | None) -> Claims:
+    """Claims for every item of a result's evidence, and what the null has in its place.
+
+    Args:
+        found: The result's.
+        null: The same method's on a null pair, same options and text.
+        ranking: The result's full ranking of tokens; None where it has none.
+        null_ranking: The null's.
+    """
+    tokens, token_nulls = _tokens(found, ranking, null_ranking)
+    return Claims(
+        level=LEVEL,
+        tokens=tokens,
+        token_nulls=token_nulls,
+        examples=_listed([e.score for e in found.examples], [e.score for e in null.examples]),
+        texts=_listed([t.score for t in found.texts], [t.score for t in null.texts]),
+        scalars=tuple(_differs(s, _named(null.scalars, s.name)) for s in found.scalars),
+        scalar_nulls=tuple(n.value if (n := _named(null.scalars, s.name)) else None for s in found.scalars),
+    )
+
+
+def _tokens(
+    found: Evidence, ranking: Ranking | None, null_ranking: Ranking | None
+) -> tuple[ListClaims, tuple[float | None, ...]]:
+    """A listed token, or several merged into one, is claimed when one of its ids is in the full ranking."""
+    if ranking is None or null_ranking is None:
+        return ListClaims((None,) * len(found.tokens)), (None,) * len(found.tokens)
+    mine, theirs = ranking.known, null_ranking.known
+    claimed_V = claims_of(mine.scores_V, theirs.scores_V)
+    claimed_ids = set(mine.ids_V[claimed_V].tolist())
+    nulls = dict(zip(theirs.ids_V.tolist(), theirs.scores_V.tolist(), strict=True))
+    flags = tuple(any(i in claimed_ids for i in t.token_ids) for t in found.tokens)
+    threshold = float(mine.scores_V[claimed_V].min()) if claimed_V.any() else None
+    values = tuple(nulls.get(t.token_ids[0]) if len(t.token_ids) == 1 else None for t in found.tokens)
+    return ListClaims(flags, len(mine.ids_V), len(theirs.ids_V), len(claimed_ids), threshold), values
+
+
+def _listed(scores: Sequence[float | None], null: Sequence[float | None]) -> ListClaims:
+    """The best of equally many texts on both sides: the shorter list goes on with items below any score."""
+    known = [s for s in scores if s is not None]
+    if not known:
+        return ListClaims((None,) * len(scores))
+    theirs = [s for s in null if s is not None]
+    n = max(len(known), len(theirs))
+    scores_N, null_N = (np.array([*s, *[-np.inf] * (n - len(s))]) for s in (known, theirs))
+    claimed_N = claims_of(scores_N, null_N)
+    verdicts = iter(claimed_N.tolist())
+    flags = tuple(None if s is None else next(verdicts) for s in scores)
+    threshold = float(scores_N[claimed_N].min()) if claimed_N.any() else None
+    return ListClaims(flags, len(known), len(theirs), int(claimed_N.sum()), threshold)
+
+
+def _named(scalars: Sequence[ScalarEvidence], name: str) -> ScalarEvidence | None:
+    return next((s for s in scalars if s.name == name), None)
+
+
+def _differs(mine: ScalarEvidence, null: ScalarEvidence | None) -> bool | None:
+    """Whether the interval lies farther from what identical models give than the null's; None where one is missing."""
+    if mine.low is None or mine.high is None or null is None or null.low is None or null.high is None:
+        return None
+    at_rest = 1.0 if _ONE_WHERE_IDENTICAL in mine.name else 0.0
+    if mine.low <= at_rest <= mine.high:
+        return False
+    nearest = min(abs(mine.low - at_rest), abs(mine.high - at_rest))
+    return nearest > max(abs(null.low - at_rest), abs(null.high - at_rest))

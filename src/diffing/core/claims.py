@@ -1,0 +1,160 @@
+"""Claims: what of a result's evidence stands out from the same method's evidence on a null pair.
+
+They are kept in `calibration.json` beside `evidence.json`, which stays as it was measured, and name the bytes of the
+evidence they were made for, so that claims about an older one are not taken for claims about this one.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffing.core.errors import UserError
+from diffing.core.evidence import Evidence
+from diffing.core.files import read_json, write_json
+
+NAME = "calibration.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class NullRun:
+    """The null that claims were made against.
+
+    Args:
+        null_pair: Its kind: generic, seeds, dtype or identical.
+        label: Its variant, which also says how it was scaled.
+        fingerprint: Of its run.
+        folder: Its run folder, relative to the result's.
+    """
+
+    null_pair: str
+    label: str
+    fingerprint: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class ListClaims:
+    """Claims for a list of evidence, and how they came about.
+
+    Args:
+        flags: One for each item; None where nothing can be said.
+        n_tested: Scores of the result that were judged.
+        n_null: Scores of the null that judged them.
+        n_claimed: Claims among all that were judged, listed or not.
+        threshold: Lowest score that is claimed; None without claims.
+    """
+
+    flags: tuple[bool | None, ...]
+    n_tested: int = 0
+    n_null: int = 0
+    n_claimed: int = 0
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What of a result's evidence is claimed against a null, item by item, and the null's own values.
+
+    Args:
+        level: False discovery rate.
+        tokens: Of `Evidence.tokens`.
+        token_nulls: Scores of the same tokens on the null.
+        examples: Of `Evidence.examples`.
+        texts: Of `Evidence.texts`.
+        scalars: Of `Evidence.scalars`.
+        scalar_nulls: Values of the same scalars on the null.
+    """
+
+    level: float
+    tokens: ListClaims
+    token_nulls: tuple[float | None, ...]
+    examples: ListClaims
+    texts: ListClaims
+    scalars: tuple[bool | None, ...]
+    scalar_nulls: tuple[float | None, ...]
+
+
+def with_claims(evidence: Evidence, claims: Claims) -> Evidence:
+    """Evidence whose items say what is claimed; a null value of the method's own is kept."""
+    tokens = zip(evidence.tokens, claims.tokens.flags, claims.token_nulls, strict=True)
+    scalars = zip(evidence.scalars, claims.scalars, claims.scalar_nulls, strict=True)
+    return Evidence(
+        tokens=tuple(
+            dataclasses.replace(t, claimed=c, null_score=n if t.null_score is None else t.null_score)
+            for t, c, n in tokens
+        ),
+        examples=_claimed(evidence.examples, claims.examples),
+        texts=_claimed(evidence.texts, claims.texts),
+        scalars=tuple(dataclasses.replace(s, claimed=c, null=n if s.null is None else s.null) for s, c, n in scalars),
+    )
+
+
+def _claimed(items: tuple[Any, ...], claims: ListClaims) -> tuple[Any, ...]:
+    return tuple(dataclasses.replace(i, claimed=c) for i, c in zip(items, claims.flags, strict=True))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Claims, and the null they were made against."""
+
+    null: NullRun
+    claims: Claims
+
+
+def write_calibration(folder: Path, calibration: Calibration, evidence_digest: str) -> None:
+    """Write `calibration.json` into a result's folder.
+
+    Args:
+        folder: The result's.
+        calibration: What to write.
+        evidence_digest: SHA-256 of the evidence that is judged.
+    """
+    values = dataclasses.asdict(calibration)
+    write_json(folder / NAME, {"schema": SCHEMA, "of": evidence_digest, **_finite(values)})
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_calibration(folder: Path, evidence_digest: str | None) -> Calibration | None:
+    """The claims about a result's evidence; None where it was not calibrated, or where other evidence was.
+
+    Raises:
+        UserError: The file is corrupt or of a newer schema.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    raw = read_json(path, "delete it and run the null pair again")
+    try:
+        if raw["schema"] > SCHEMA:
+            raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {SCHEMA}; update diffing.")
+        if raw["of"] != evidence_digest:
+            return None
+        return Calibration(NullRun(**raw["null"]), _claims(raw["claims"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is corrupt ({error}); delete it and run the null pair again.") from None
+
+
+def _claims(raw: dict[str, Any]) -> Claims:
+    return Claims(
+        level=raw["level"],
+        tokens=_list_claims(raw["tokens"]),
+        token_nulls=tuple(raw["token_nulls"]),
+        examples=_list_claims(raw["examples"]),
+        texts=_list_claims(raw["texts"]),
+        scalars=tuple(raw["scalars"]),
+        scalar_nulls=tuple(raw["scalar_nulls"]),
+    )
+
+
+def _list_claims(raw: dict[str, Any]) -> ListClaims:
+    return ListClaims(**{**raw, "flags": tuple(raw["flags"])})

@@ -1,0 +1,45 @@
+"""What is claimed against a null, in one sentence for terminal, report and dashboard."""
+
+from diffing.core.claims import Calibration, ListClaims
+from diffing.display.numbers import number
+
+NULL_PAIRS = {
+    "identical": "the base model with itself",
+    "dtype": "the base model with itself in another dtype",
+    "generic": "the base model with a generic finetune of it",
+    "seeds": "two generic finetunes that differ by their seed",
+}
+
+
+def judged(calibration: Calibration | None) -> str:
+    """How much of a result is claimed, and against what; without a null how to get one."""
+    if calibration is None:
+        return (
+            "Not calibrated: the same command with null_pair=generic (or null_pair=dtype) says what nothing looks like."
+        )
+    claims = calibration.claims
+    parts = [
+        _part(claims.tokens, "tokens"),
+        _part(claims.examples, "examples"),
+        _part(claims.texts, "texts"),
+        _scalars(claims.scalars),
+    ]
+    said = ", ".join(p for p in parts if p)
+    null = calibration.null
+    against = NULL_PAIRS.get(null.null_pair, null.null_pair) + _scale(null.null_pair, null.label)
+    level = f"false discovery rate {100 * claims.level:g} %"
+    return f"Against a null, {against}: claimed are {said or 'none, as nothing can be judged'} ({level})."
+
+
+def _part(claims: ListClaims, what: str) -> str:
+    return f"{number(claims.n_claimed)} of {number(claims.n_tested)} {what}" if claims.n_tested else ""
+
+
+def _scalars(flags: tuple[bool | None, ...]) -> str:
+    known = [f for f in flags if f is not None]
+    return f"{sum(known)} of {len(known)} headline numbers" if known else ""
+
+
+def _scale(kind: str, label: str) -> str:
+    rest = label.removeprefix(f"null-{kind}")
+    return f" ({rest})" if rest else ""

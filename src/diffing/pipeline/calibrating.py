@@ -1,0 +1,82 @@
+"""Judges finished results against finished nulls: whichever of the two is done last brings them together."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from diffing.analysis.calibration import Ranking, calibrate
+from diffing.core.claims import Calibration, NullRun, write_calibration
+from diffing.core.errors import UserError
+from diffing.core.method import load_method
+from diffing.core.progress import say, warn
+from diffing.core.result import Result, Results
+from diffing.report.render import write_report
+
+# Which null judges where several were run: the one that is most like a finetune in which nothing is to be found.
+PREFERENCE = ("generic", "seeds", "dtype", "identical")
+
+
+def calibrate_around(result: Result, base_dir: Path) -> None:
+    """Judge a new result against its nulls; a new null judges the results that share its base, text and options.
+
+    Reports of the results that are judged are written again.
+
+    Args:
+        result: Just finished.
+        base_dir: Output folder.
+    """
+    comparable = _comparable(result, base_dir)
+    if null_pair_of(result) == "none":
+        judged, nulls = [result], [r for r in comparable if null_pair_of(r) != "none"]
+    else:
+        judged = [r for r in comparable if null_pair_of(r) == "none"]
+        nulls = [result, *(r for r in comparable if null_pair_of(r) != "none")]
+    if not nulls:
+        return
+    null = min(nulls, key=_preference)
+    for each in judged:
+        try:
+            _judge(each, null)
+            say(f"Judged against {null.manifest['pair']['variant']}: {each.folder / 'report.html'}")
+        except UserError as error:
+            warn(f"{each.folder} could not be judged against {null.folder}: {error}")
+
+
+def null_pair_of(result: Result) -> str:
+    """The null pair that a result is of; `none` for a result of an organism."""
+    return result.manifest["config"].get("null_pair", "none")
+
+
+def _comparable(result: Result, base_dir: Path) -> list[Result]:
+    key = result.manifest.get("comparison")
+    if key is None:
+        return []
+    found = Results(base_dir).find(method=result.method)
+    return [r for r in found if r.manifest.get("comparison") == key and r.folder.resolve() != result.folder.resolve()]
+
+
+def _preference(null: Result) -> tuple[int, bool]:
+    is_scaled = null.manifest["pair"]["variant"] != f"null-{null_pair_of(null)}"
+    return PREFERENCE.index(null_pair_of(null)), is_scaled
+
+
+def _judge(result: Result, null: Result) -> None:
+    digest = result.manifest.get("files", {}).get("evidence.json")
+    if digest is None:
+        return
+    claims = calibrate(result.measured_evidence(), null.measured_evidence(), _ranking(result), _ranking(null))
+    run = NullRun(
+        null_pair_of(null), null.manifest["pair"]["variant"], null.manifest["fingerprint"],
+        Path(os.path.relpath(null.folder, result.folder)).as_posix(),
+    )  # fmt: skip
+    write_calibration(result.folder, Calibration(run, claims), digest)
+    write_report(result, load_method(result.method))
+
+
+def _ranking(result: Result) -> Ranking | None:
+    if "token_scores" not in result.tables():
+        return None
+    table = result.table("token_scores")
+    scores = np.array([np.nan if s is None else s for s in table["score"].to_pylist()], dtype=np.float64)
+    return Ranking(table["token_id"].to_numpy(), scores)
