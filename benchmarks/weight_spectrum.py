@@ -89,7 +89,8 @@ def planned(folder: Path, kind: str) -> PairPlan:
     tokenizer, rules = tiny_tokenizer(), TemplateRules(None, None, False)
     n_layers = json.loads((folder / "base" / "config.json").read_text())["num_hidden_layers"]
     return PairPlan(
-        base, finetuned, kind, "adapter", ("float32", "float32"), tokenizer, tokenizer, rules, "", (), n_layers, spec
+        base, finetuned, kind, "adapter", ("float32", "float32"), tokenizer, tokenizer, rules, "", "", (), n_layers,
+        spec,
     )  # fmt: skip
 
 

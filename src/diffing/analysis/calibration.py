@@ -82,6 +82,7 @@ def calibrate(found: Evidence, null: Evidence, ranking: Ranking | None, null_ran
         examples=_listed([e.score for e in found.examples], [e.score for e in null.examples]),
         texts=_listed([t.score for t in found.texts], [t.score for t in null.texts]),
         scalars=tuple(_differs(s, _named(null.scalars, s.name)) for s in found.scalars),
+        scalar_names=tuple(s.name for s in found.scalars),
         scalar_nulls=tuple(n.value if (n := _named(null.scalars, s.name)) else None for s in found.scalars),
     )
 

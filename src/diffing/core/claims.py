@@ -65,6 +65,7 @@ class Claims:
         examples: Of `Evidence.examples`.
         texts: Of `Evidence.texts`.
         scalars: Of `Evidence.scalars`.
+        scalar_names: Their names.
         scalar_nulls: Values of the same scalars on the null.
     """
 
@@ -74,6 +75,7 @@ class Claims:
     examples: ListClaims
     texts: ListClaims
     scalars: tuple[bool | None, ...]
+    scalar_names: tuple[str, ...]
     scalar_nulls: tuple[float | None, ...]
 
 
@@ -152,6 +154,7 @@ def _claims(raw: dict[str, Any]) -> Claims:
         examples=_list_claims(raw["examples"]),
         texts=_list_claims(raw["texts"]),
         scalars=tuple(raw["scalars"]),
+        scalar_names=tuple(raw["scalar_names"]),
         scalar_nulls=tuple(raw["scalar_nulls"]),
     )
 

@@ -65,12 +65,13 @@ class Result:
     def summary(self) -> list[dict[str, Any]]:
         """Headline scalars: name, value, low, high, null, unit, claimed."""
         scalars = read_json(self.path("summary.json"), _REMEDY)["scalars"]
-        if self.calibration() is None:
+        calibration = self.calibration()
+        if calibration is None:
             return scalars
-        judged = {s.name: s for s in self.evidence().scalars}
-        return [
-            s | {k: getattr(judged[s["name"]], k) for k in ("null", "claimed") if s["name"] in judged} for s in scalars
-        ]
+        claims = calibration.claims
+        verdicts = zip(claims.scalars, claims.scalar_nulls, strict=True)
+        by_name = dict(zip(claims.scalar_names, verdicts, strict=True))
+        return [_judged(s, *by_name[s["name"]]) if s["name"] in by_name else s for s in scalars]
 
     def evidence(self) -> Evidence:
         """What was found, in the shape shared by all methods; with claims once a null pair was run."""
@@ -165,6 +166,11 @@ class Result:
         """Names of the files of one kind: those the manifest lists, or while the run is being written those there."""
         files = self.manifest.get("files") or [f"{kind}/{p.name}" for p in (self.folder / kind).glob(f"*{suffix}")]
         return sorted(Path(f).stem for f in files if f.startswith(f"{kind}/") and f.endswith(suffix))
+
+
+def _judged(scalar: dict[str, Any], claimed: bool | None, null: float | None) -> dict[str, Any]:
+    """A headline number with its claim; a null value of the method's own is kept."""
+    return scalar | {"claimed": claimed, "null": null if scalar["null"] is None else scalar["null"]}
 
 
 def _digest(path: Path) -> str:

@@ -103,7 +103,7 @@ def plan_pair(spec: PairSpec) -> PairPlan:
         theirs,
         rules,
         fingerprint(key),
-        fingerprint(_identity(plain)),
+        "/".join(filter(None, (plain.content_hash, plain.subfolder if plain.origin == "hub" else None))),
         warnings,
         n_layers(model, base),
         spec,
