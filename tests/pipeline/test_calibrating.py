@@ -6,6 +6,7 @@ import pytest
 
 import diffing
 from diffing.core.claims import NAME
+from diffing.core.result import Result
 from diffing.models.tiny import save_adapter, tiny_model
 from workbench import manifest, run_folder, run_folders
 
@@ -50,6 +51,8 @@ def test_a_null_judges_the_run_it_belongs_to(command, bench, nulls, tmp_path, nu
     evidence = result.evidence()
     assert {s.claimed for s in evidence.scalars} <= {True, False}
     assert any(s.claimed for s in evidence.scalars if s.name.startswith("mean KL"))
+    null_value = next(s.value for s in Result(null_folder).evidence().scalars if s.name == evidence.scalars[0].name)
+    assert evidence.scalars[0].null == null_value
     assert [s["claimed"] for s in result.summary if s["name"] == evidence.scalars[0].name] == [
         evidence.scalars[0].claimed
     ]

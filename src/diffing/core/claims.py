@@ -80,17 +80,16 @@ class Claims:
 
 
 def with_claims(evidence: Evidence, claims: Claims) -> Evidence:
-    """Evidence whose items say what is claimed; a null value of the method's own is kept."""
+    """Evidence whose items say what is claimed; null values are the judging null's where it has them."""
     tokens = zip(evidence.tokens, claims.tokens.flags, claims.token_nulls, strict=True)
     scalars = zip(evidence.scalars, claims.scalars, claims.scalar_nulls, strict=True)
     return Evidence(
         tokens=tuple(
-            dataclasses.replace(t, claimed=c, null_score=n if t.null_score is None else t.null_score)
-            for t, c, n in tokens
+            dataclasses.replace(t, claimed=c, null_score=t.null_score if n is None else n) for t, c, n in tokens
         ),
         examples=_claimed(evidence.examples, claims.examples),
         texts=_claimed(evidence.texts, claims.texts),
-        scalars=tuple(dataclasses.replace(s, claimed=c, null=n if s.null is None else s.null) for s, c, n in scalars),
+        scalars=tuple(dataclasses.replace(s, claimed=c, null=s.null if n is None else n) for s, c, n in scalars),
     )
 
 

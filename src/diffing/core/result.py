@@ -169,8 +169,8 @@ class Result:
 
 
 def _judged(scalar: dict[str, Any], claimed: bool | None, null: float | None) -> dict[str, Any]:
-    """A headline number with its claim; a null value of the method's own is kept."""
-    return scalar | {"claimed": claimed, "null": null if scalar["null"] is None else scalar["null"]}
+    """A headline number with its claim; its null value is the judging null's where that has it."""
+    return scalar | {"claimed": claimed, "null": scalar["null"] if null is None else null}
 
 
 def _digest(path: Path) -> str:
