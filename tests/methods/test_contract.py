@@ -153,6 +153,7 @@ def test_nothing_is_found_where_nothing_changed(name, results):
     assert not any(s.claimed for s in evidence.scalars)
 
 
+@pytest.mark.slow
 def test_a_second_run_is_equal_to_the_bit(name, results, bench, tmp_path):
     pair = diffing.load_pair(str(bench.base), adapter=str(bench.adapter), device_map="cpu")
     again = quickly(name, pair, tmp_path)
@@ -162,6 +163,7 @@ def test_a_second_run_is_equal_to_the_bit(name, results, bench, tmp_path):
         assert read_table(again.folder / "tables" / f"{table}.parquet").equals(first.table(table)), table
 
 
+@pytest.mark.slow
 def test_it_draws_a_page_of_its_own(name, results):
     pytest.importorskip("duckdb")
     from streamlit.testing.v1 import AppTest

@@ -63,6 +63,7 @@ def test_a_null_judges_the_run_it_belongs_to(command, bench, nulls, tmp_path, nu
     assert ("Against a null" in outcome.out) == null_first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [[], ["pipeline.mode=report"]], ids=["found finished", "report"])
 def test_claims_that_a_kill_left_undone_are_made_up_for(command, bench, nulls, tmp_path, again):
     out = tmp_path / "out"
@@ -74,19 +75,23 @@ def test_claims_that_a_kill_left_undone_are_made_up_for(command, bench, nulls, t
     assert judged(out) == [folder]
 
 
+@pytest.mark.slow
 def test_the_trained_null_is_preferred_to_the_base_itself(command, bench, nulls, tmp_path):
     out = tmp_path / "out"
     command(bench.command(out)).done()
     command(bench.command(out, "null_pair=identical")).done()
+    assert not judged(out)
+    command(bench.command(out, "null_pair=dtype")).done()
     (folder,) = judged(out)
-    assert json.loads((folder / NAME).read_text())["null"]["null_pair"] == "identical"
+    assert json.loads((folder / NAME).read_text())["null"]["null_pair"] == "dtype"
     command(bench.command(out, *null_options(nulls, "seeds"))).done()
     assert json.loads((folder / NAME).read_text())["null"]["null_pair"] == "seeds"
     command(bench.command(out, *null_options(nulls))).done()
-    command(bench.command(out, "null_pair=identical", "overwrite=true")).done()
+    command(bench.command(out, "null_pair=dtype", "overwrite=true")).done()
     assert json.loads((folder / NAME).read_text())["null"]["null_pair"] == "generic"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["seed=3", "data.max_length=16", "diffing.method.top_k=3"])
 def test_a_null_of_other_text_options_or_seed_judges_nothing(command, bench, nulls, tmp_path, other):
     out = tmp_path / "out"
@@ -98,6 +103,7 @@ def test_a_null_of_other_text_options_or_seed_judges_nothing(command, bench, nul
     assert not judged(out)
 
 
+@pytest.mark.slow
 def test_a_null_of_another_base_judges_nothing(command, bench, nulls, tmp_path):
     out = tmp_path / "out"
     command(bench.command(out)).done()
@@ -105,6 +111,7 @@ def test_a_null_of_another_base_judges_nothing(command, bench, nulls, tmp_path):
     assert not judged(out)
 
 
+@pytest.mark.slow
 def test_claims_about_older_evidence_are_not_taken_for_new(command, bench, nulls, tmp_path):
     out = tmp_path / "out"
     command(bench.command(out)).done()

@@ -91,6 +91,7 @@ def test_a_value_that_does_not_fit_fails_its_job_alone(command, bench, out):
     assert "abc" in outcome.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_over_seeds_and_pairs(command, bench, out):
     outcome = command(bench.command(out, "--multirun", "seed=0,1", finetuned=f"{bench.adapter},{bench.full}"))
     assert outcome.code == 0

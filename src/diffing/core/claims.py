@@ -23,7 +23,7 @@ class NullRun:
     """The null that claims were made against.
 
     Args:
-        null_pair: Its kind: generic, seeds, dtype or identical.
+        null_pair: Its kind: generic, seeds or dtype.
         label: Its variant, which also says how it was scaled.
         fingerprint: Of its run.
         folder: Its run folder, relative to the result's.

@@ -14,7 +14,8 @@ from diffing.core.result import Result, Results
 from diffing.report.render import write_report
 
 # Which null judges where several were run: the one that is most like a finetune in which nothing is to be found.
-PREFERENCE = ("generic", "seeds", "dtype", "identical")
+# The base against itself judges nothing: its scores are 0, and rounding alone would be above them.
+PREFERENCE = ("generic", "seeds", "dtype")
 
 
 def calibrate_around(result: Result, base_dir: Path) -> None:
@@ -28,10 +29,10 @@ def calibrate_around(result: Result, base_dir: Path) -> None:
     """
     comparable = _comparable(result, base_dir)
     if null_pair_of(result) == "none":
-        judged, nulls = [result], [r for r in comparable if null_pair_of(r) != "none"]
+        judged, nulls = [result], comparable
     else:
-        judged = [r for r in comparable if null_pair_of(r) == "none"]
-        nulls = [result, *(r for r in comparable if null_pair_of(r) != "none")]
+        judged, nulls = [r for r in comparable if null_pair_of(r) == "none"], [result, *comparable]
+    nulls = [r for r in nulls if null_pair_of(r) in PREFERENCE]
     if not nulls:
         return
     null = min(nulls, key=_preference)
