@@ -27,7 +27,7 @@ def judged(calibration: Calibration | None) -> str:
     said = ", ".join(p for p in parts if p)
     null = calibration.null
     against = NULL_PAIRS.get(null.null_pair, null.null_pair) + _scale(null.null_pair, null.label)
-    level = f"false discovery rate {100 * claims.level:g} %"
+    level = f"false discovery rate {100 * claims.level:g}\u00a0%"
     return f"Against a null, {against}: claimed are {said or 'none, as nothing can be judged'} ({level})."
 
 
