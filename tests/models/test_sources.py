@@ -8,9 +8,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from diffing.core.errors import UserError
+from diffing.core.specs import ModelSpec
 from diffing.models import sources
 from diffing.models.folders import wanted_files
-from diffing.models.sources import resolve
+from diffing.models.merged_folder import merged_model
+from diffing.models.sources import ResolvedSource, resolve
 from diffing.models.tiny import save_adapter, save_model, tiny_model, tiny_tokenizer
 
 
@@ -245,3 +247,21 @@ def test_a_damaged_conversion_says_what_to_delete(model, monkeypatch):
     monkeypatch.setattr(sources, "embedded_model", lambda name: model)
     (model / "model.safetensors").write_bytes(b"half")
     refused("embedded:small", r"embedded model small.*delete .*model and run again")
+
+
+def test_subfolders_of_one_hub_commit_are_told_apart(model):
+    first, second = (ResolvedSource(model, "org/many", "c0ffee", s, "org/many@c0ffee", "hub") for s in ("a", "b"))
+    assert first.content_hash == second.content_hash
+    assert first.identity != second.identity
+    here, moved = (ResolvedSource(model, name, None, None, "same bytes", "local") for name in ("./x", "./y"))
+    assert here.identity == moved.identity
+
+
+def test_merged_models_of_two_subfolders_are_two(made, model, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFING_CACHE", str(tmp_path / "cache"))
+    base = ResolvedSource(model, "base", None, None, "base bytes", "local")
+    places = []
+    for subfolder in ("a", "b"):
+        adapter = ResolvedSource(made / "adapter", "org/many", "c0ffee", subfolder, "org/many@c0ffee", "hub")
+        places.append(merged_model(ModelSpec(name="tiny", device_map="cpu"), base, adapter).folder)
+    assert places[0] != places[1]

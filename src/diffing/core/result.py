@@ -62,6 +62,11 @@ class Result:
         return self.manifest["method"]
 
     @property
+    def null_pair(self) -> str:
+        """The null pair that it is of; `none` for a result of an organism."""
+        return self.manifest["config"].get("null_pair", "none")
+
+    @property
     def summary(self) -> list[dict[str, Any]]:
         """Headline scalars: name, value, low, high, null, unit, claimed."""
         scalars = read_json(self.path("summary.json"), _REMEDY)["scalars"]

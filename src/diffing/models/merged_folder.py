@@ -37,7 +37,7 @@ def merged_model(model: ModelSpec, base: ResolvedSource, adapter: ResolvedSource
         raise UserError(
             f"{adapter.id} cannot be merged into {model.quantization} weights; set model.quantization=none."
         )
-    key = fingerprint({"base": base.content_hash, "adapter": adapter.content_hash, "version": _VERSION})
+    key = fingerprint({"base": base.identity, "adapter": adapter.identity, "version": _VERSION})
     target = cache_dir() / "models" / f"{Path(adapter.id.rpartition(':')[2]).name}-merged-{key[:12]}"
     build_once(target, lambda folder: _build(model, base, adapter, folder))
     content = content_hash(target, [target / n for n in wanted_files(_names(target), "model", False)])

@@ -69,7 +69,7 @@ def plan_pair(spec: PairSpec) -> PairPlan:
     tokenizer = load_tokenizer(model, base)
     variant = spec.finetuned if spec.null_pair not in ("identical", "dtype") else None
     finetuned = _finetuned(variant, model, base)
-    plain = base
+    base_identity = fingerprint(base.identity)
     if spec.base_adapter is not None:
         base = merged_model(model, base, resolve_variant(spec.base_adapter, model))
     kind = _kind(spec, variant, finetuned)
@@ -78,8 +78,8 @@ def plan_pair(spec: PairSpec) -> PairPlan:
     rules, warnings = template_rules(model, tokenizer, theirs, finetuned.folder if finetuned else None)
     dtypes = (model.dtype, _other(model.dtype) if kind == "dtype" else model.dtype)
     key = {
-        "base": _identity(base),
-        "finetuned": _identity(finetuned) if finetuned else None,
+        "base": base.identity,
+        "finetuned": finetuned.identity if finetuned else None,
         "kind": kind,
         "sharing": sharing,
         "dtypes": dtypes,
@@ -103,7 +103,7 @@ def plan_pair(spec: PairSpec) -> PairPlan:
         theirs,
         rules,
         fingerprint(key),
-        "/".join(filter(None, (plain.content_hash, plain.subfolder if plain.origin == "hub" else None))),
+        base_identity,
         warnings,
         n_layers(model, base),
         spec,
@@ -263,12 +263,6 @@ def _free_memory(device_map: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _identity(source: ResolvedSource) -> dict[str, Any]:
-    if source.origin == "hub":
-        return {"id": source.id, "revision": source.revision, "subfolder": source.subfolder}
-    return {"content": source.content_hash}
 
 
 def _other(dtype: Dtype) -> Dtype:

@@ -39,6 +39,13 @@ class ResolvedSource:
     origin: Literal["hub", "local", "embedded", "gguf", "merged"]
     card: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What fingerprints name it by: a hub's repository, commit and subfolder, else the content of its files."""
+        if self.origin == "hub":
+            return {"id": self.id, "revision": self.revision, "subfolder": self.subfolder}
+        return {"content": self.content_hash}
+
 
 def resolve(
     spec_id: str,

@@ -28,11 +28,11 @@ def calibrate_around(result: Result, base_dir: Path) -> None:
         base_dir: Output folder.
     """
     comparable = _comparable(result, base_dir)
-    if null_pair_of(result) == "none":
+    if result.null_pair == "none":
         judged, nulls = [result], comparable
     else:
-        judged, nulls = [r for r in comparable if null_pair_of(r) == "none"], [result, *comparable]
-    nulls = [r for r in nulls if null_pair_of(r) in PREFERENCE]
+        judged, nulls = [r for r in comparable if r.null_pair == "none"], [result, *comparable]
+    nulls = [r for r in nulls if r.null_pair in PREFERENCE]
     if not nulls:
         return
     null = min(nulls, key=_preference)
@@ -44,11 +44,6 @@ def calibrate_around(result: Result, base_dir: Path) -> None:
             warn(f"{each.folder} could not be judged against {null.folder}: {error}")
 
 
-def null_pair_of(result: Result) -> str:
-    """The null pair that a result is of; `none` for a result of an organism."""
-    return result.manifest["config"].get("null_pair", "none")
-
-
 def _comparable(result: Result, base_dir: Path) -> list[Result]:
     key = result.manifest.get("comparison")
     if key is None:
@@ -58,8 +53,8 @@ def _comparable(result: Result, base_dir: Path) -> list[Result]:
 
 
 def _preference(null: Result) -> tuple[int, bool]:
-    is_scaled = null.manifest["pair"]["variant"] != f"null-{null_pair_of(null)}"
-    return PREFERENCE.index(null_pair_of(null)), is_scaled
+    is_scaled = null.manifest["pair"]["variant"] != f"null-{null.null_pair}"
+    return PREFERENCE.index(null.null_pair), is_scaled
 
 
 def _judge(result: Result, null: Result) -> None:
@@ -68,7 +63,7 @@ def _judge(result: Result, null: Result) -> None:
         return
     claims = calibrate(result.measured_evidence(), null.measured_evidence(), _ranking(result), _ranking(null))
     run = NullRun(
-        null_pair_of(null), null.manifest["pair"]["variant"], null.manifest["fingerprint"],
+        null.null_pair, null.manifest["pair"]["variant"], null.manifest["fingerprint"],
         Path(os.path.relpath(null.folder, result.folder)).as_posix(),
     )  # fmt: skip
     write_calibration(result.folder, Calibration(run, claims), digest)

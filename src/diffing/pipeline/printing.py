@@ -30,7 +30,7 @@ def print_result(result: Result) -> None:
             console.print(_table(block))
         elif isinstance(block, Paragraph):
             console.print(Text(block.text))
-    if result.manifest["config"].get("null_pair", "none") == "none":
+    if result.null_pair == "none":
         console.print()
         console.print(Text(judged(result.calibration())))
     for note in result.manifest.get("notes", []):

@@ -48,8 +48,8 @@ def render_report(result: Result, spec: MethodSpec) -> str:
         command=result.manifest.get("command"),
         spec=spec,
         title=_title(result),
-        null_pair=_null_pair(result),
-        judged=None if _null_pair(result) else judged(result.calibration()),
+        null_pair=NULL_PAIRS.get(result.null_pair),
+        judged=None if result.null_pair in NULL_PAIRS else judged(result.calibration()),
         text_sets=_listed(result.manifest["data"].get("datasets", ())),
         scalars=headline.scalars(result.summary),
         evidence=_evidence(result),
@@ -70,10 +70,6 @@ def _title(result: Result) -> str:
     pair = result.manifest["pair"]
     variant = "" if pair["variant"] == "default" else f" ({pair['variant']})"
     return f"{pair['organism']}{variant} against {pair['model']}"
-
-
-def _null_pair(result: Result) -> str | None:
-    return NULL_PAIRS.get(result.manifest["config"].get("null_pair", "none"))
 
 
 def _evidence(result: Result) -> Evidence:
