@@ -1,10 +1,12 @@
-"""Claims against a null: p-values by rank, the false discovery rate on simulated nulls, and lists."""
+"""Claims against a null: p-values by rank, the false discovery rate on simulated nulls, excess over two, and lists."""
+
+import math
 
 import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
 
-from diffing.analysis.calibration import LEVEL, Ranking, calibrate, claims_of, null_p_values
+from diffing.analysis.calibration import LEVEL, Ranking, calibrate, claims_of, excess_claims, null_p_values
 from diffing.core.claims import with_claims
 from diffing.core.evidence import Evidence, ExampleEvidence, ScalarEvidence, TextEvidence, TokenEvidence
 
@@ -119,3 +121,179 @@ def test_agreement_counts_away_from_one():
     near, far = (Evidence(scalars=(ScalarEvidence("top-1 agreement", v, v, v),)) for v in (0.98, 0.5))
     assert calibrate(found, near, None, None).scalars == (True,)
     assert calibrate(found, far, None, None).scalars == (False,)
+
+
+EVERYWHERE, MINE_ALONE = range(15), range(20, 35)
+
+
+def two_nulls(seed=0):
+    """A result and two nulls: some tokens high in all three, some as high in the result alone."""
+    rng = np.random.default_rng(seed)
+    means = np.ones((3, 400))
+    means[:, EVERYWHERE] = 50
+    means[0, MINE_ALONE] = 50
+    return [ranking(scores) for scores in means * rng.lognormal(0, 0.05, means.shape)]
+
+
+def test_excess_tells_tokens_that_no_null_favours_from_those_that_all_do():
+    mine, first, second = two_nulls()
+    claimed = excess_claims(mine, first, second)
+    assert claimed.ids_V.tolist() == list(MINE_ALONE)
+    assert claimed.scores_V.tolist() == mine.scores_V[MINE_ALONE].tolist()
+    assert not claims_of(mine.scores_V, first.scores_V).any()
+
+
+@pytest.mark.parametrize("factor", [1e-6, 0.3, 7.0, 1e9])
+def test_excess_is_that_of_shares_whatever_the_size_of_the_change(factor):
+    mine, first, second = two_nulls(1)
+    ids = excess_claims(mine, first, second).ids_V.tolist()
+    assert ids
+    scaled = excess_claims(ranking(factor * mine.scores_V), first, second)
+    assert scaled.ids_V.tolist() == ids
+    assert scaled.scores_V == pytest.approx(factor * mine.scores_V[ids])
+    assert (
+        excess_claims(mine, ranking(factor * first.scores_V), ranking(second.scores_V / factor)).ids_V.tolist() == ids
+    )
+
+
+@pytest.mark.parametrize(("n_planted", "n_claimed"), [(9, 0), (10, 10)])
+def test_excess_needs_as_many_tokens_as_two_nulls_can_resolve(n_planted, n_claimed):
+    n = 200
+    first, second = 1 + 0.1 * np.random.default_rng(2).random((2, n))
+    mine = first.copy()
+    mine[:n_planted] = 100
+    assert (1 / (1 + 2 * n) <= LEVEL * n_planted / n) == (n_claimed > 0)
+    assert len(excess_claims(ranking(mine), ranking(first), ranking(second)).ids_V) == n_claimed
+
+
+@pytest.mark.parametrize("means", ["equal", "pareto", "one of most"])
+@pytest.mark.parametrize("spread", [0.2, 1.0])
+def test_excess_of_a_third_null_is_seldom_claimed(means, spread):
+    rng = np.random.default_rng(3)
+    n_runs, n = 250, 150
+    mean = {"equal": np.ones(n), "pareto": rng.pareto(1.5, n), "one of most": np.append(np.ones(n - 1), 10.0 * n)}[
+        means
+    ]
+    any_claim = [
+        len(excess_claims(*(ranking(s) for s in mean * rng.lognormal(0, spread, (3, n)))).ids_V) > 0
+        for _ in range(n_runs)
+    ]
+    assert np.mean(any_claim) <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / n_runs)
+
+
+def test_of_tokens_in_excess_few_are_claimed_wrongly():
+    rng = np.random.default_rng(4)
+    n_runs, proportions, powers = 200, [], []
+    for _ in range(n_runs):
+        scores = rng.exponential(size=200) * rng.lognormal(0, 0.2, (3, 200))
+        scores[0, :25] += rng.exponential(10, 25)
+        claimed = excess_claims(*(ranking(s) for s in scores)).ids_V
+        proportions.append((claimed >= 25).sum() / max(len(claimed), 1))
+        powers.append((claimed < 25).mean() if len(claimed) else 0.0)
+    assert np.mean(proportions) <= LEVEL + 3 * np.std(proportions) / math.sqrt(n_runs)
+    assert np.mean(powers) > 0.3
+
+
+def test_excess_is_judged_among_the_tokens_that_all_three_rank():
+    mine, first, second = two_nulls(5)
+    lacking = [[20, 21, 399], [22, 0], [23, 1]]
+    rng = np.random.default_rng(6)
+    some = []
+    for each, left_out in zip((mine, first, second), lacking, strict=True):
+        ids = rng.permutation(np.setdiff1d(np.arange(400), left_out))
+        some.append(Ranking(ids, each.scores_V[ids]))
+    shared = np.setdiff1d(np.arange(400), np.concatenate(lacking))
+    expected = excess_claims(*(Ranking(shared, r.scores_V[shared]) for r in (mine, first, second)))
+    found = excess_claims(*some)
+    assert expected.ids_V.tolist() == found.ids_V.tolist() == [*range(24, 35)]
+    few = excess_claims(some[0], ranking(first.scores_V), Ranking(np.arange(500, 600), np.ones(100)))
+    assert few.ids_V.tolist() == []
+
+
+@pytest.mark.parametrize("zero", [(0,), (1,), (2,), (0, 1, 2)])
+def test_without_any_change_there_is_no_excess(zero):
+    rankings = two_nulls(7)
+    for i in zero:
+        rankings[i] = ranking(np.zeros(400))
+    assert excess_claims(*rankings).ids_V.tolist() == []
+    rankings[zero[0]] = ranking(-np.ones(400))
+    assert excess_claims(*rankings).ids_V.tolist() == []
+
+
+def test_scores_below_zero_are_not_in_excess():
+    mine, first, second = (r.scores_V.copy() for r in two_nulls(8))
+    mine[100:140] = -0.01
+    first[100:140] = second[100:140] = -1000
+    assert excess_claims(ranking(mine), ranking(first), ranking(second)).ids_V.tolist() == list(MINE_ALONE)
+
+
+def test_tokens_that_may_not_be_claimed_make_no_room_for_others():
+    rng = np.random.default_rng(12)
+    n_runs, any_claim = 200, []
+    for _ in range(n_runs):
+        scores = rng.exponential(size=300) * rng.lognormal(0, 0.4, (3, 300))
+        scores[0, :60] = -0.01
+        scores[1:, :60] = -30 - 0.01 * rng.random((2, 60))
+        any_claim.append(len(excess_claims(*(ranking(s) for s in scores)).ids_V) > 0)
+    assert np.mean(any_claim) <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / n_runs)
+
+
+TOKENS = (TokenEvidence("a", (22,), 50.0), TokenEvidence("b", (3,), 50.0), TokenEvidence("c", (3, 22), 50.0))
+
+
+def test_a_second_null_judges_tokens_by_their_excess():
+    mine, first, second = two_nulls(9)
+    first.scores_V[399] = np.nan
+    found = Evidence(tokens=TOKENS)
+    alone = calibrate(found, Evidence(), mine, first)
+    assert alone.tokens.flags == (False, False, False)
+    assert (alone.tokens.n_null, alone.tokens.threshold) == (399, None)
+    both = calibrate(found, Evidence(), mine, first, second)
+    assert both.tokens.flags == (True, False, True)
+    assert (both.tokens.n_tested, both.tokens.n_null, both.tokens.n_claimed) == (400, 799, len(MINE_ALONE))
+    assert both.tokens.threshold == pytest.approx(mine.scores_V[MINE_ALONE].min())
+    assert both.token_nulls == alone.token_nulls == (*first.scores_V[[22, 3]].tolist(), None)
+
+
+def scalars(*values):
+    return tuple(ScalarEvidence(name, value) for name, value in values)
+
+
+@pytest.mark.parametrize(
+    ("mine", "null", "is_faint"),
+    [
+        ([("mean KL", 0.009)], [("mean KL", 0.1)], True),
+        ([("mean KL", -0.009)], [("mean KL", 0.1)], True),
+        ([("mean KL", 0.011)], [("mean KL", 0.1)], False),
+        ([("mean KL", 0.5)], [("mean KL", 0.1)], False),
+        ([("mean KL", 0.0)], [("mean KL", 0.1)], True),
+        ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1), ("norm", 1.0)], False),
+        ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1), ("norm", None)], True),
+        ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1), ("norm", 0.0)], True),
+        ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1)], True),
+        ([("mean KL", None)], [("mean KL", 0.1)], False),
+        ([("mean KL", 0.0)], [("mean KL", 0.0)], False),
+        ([("mean KL", 0.0)], [("norm", 0.1)], False),
+        ([("top-1 agreement", 0.995)], [("top-1 agreement", 0.9)], True),
+        ([("top-1 agreement", 0.95)], [("top-1 agreement", 0.9)], False),
+        ([], [], False),
+    ],
+)
+@pytest.mark.parametrize("n_nulls", [1, 2])
+def test_a_change_below_a_tenth_of_the_nulls_has_no_claimed_tokens(mine, null, is_faint, n_nulls):
+    result, first, second = two_nulls(10)
+    if n_nulls == 1:
+        result, second = ranking(result.scores_V + 1000.0), None
+    found = Evidence(tokens=TOKENS, scalars=scalars(*mine))
+    claims = calibrate(found, Evidence(scalars=scalars(*null)), result, first, second)
+    assert claims.tokens.flags == ((False,) * 3 if is_faint else (True, n_nulls == 1, True))
+    assert (claims.tokens.n_claimed == 0) is is_faint
+    assert (claims.tokens.threshold is None) is is_faint
+
+
+def test_a_faint_change_leaves_texts_and_numbers_as_they_are():
+    texts, nulls = ([TextEvidence("y", float(s)) for s in range(*r)] for r in ((100, 130), (1, 31)))
+    found = Evidence(texts=tuple(texts), scalars=(ScalarEvidence("mean KL", 0.009, 0.008, 0.01),))
+    other = Evidence(texts=tuple(nulls), scalars=(ScalarEvidence("mean KL", 0.1, -0.001, 0.002),))
+    claims = calibrate(found, other, *two_nulls(11))
+    assert (claims.tokens.n_claimed, claims.texts.n_claimed, claims.scalars) == (0, 30, (True,))

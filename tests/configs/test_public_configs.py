@@ -20,7 +20,7 @@ from diffing.core.specs import DataConfig, ModelSpec, OrganismSpec, VariantSpec,
 CONFIGS = Path(diffing.__file__).parent / "configs"
 SCHEMAS = {"model": ModelSpec, "organism": OrganismSpec, "data": DataConfig, "infrastructure": InfrastructureConfig}
 OWN_MODELS = {"auto", "custom", "smollm2_135M"}
-OWN_ORGANISMS = {"custom", "generic_a", "generic_b"}
+OWN_ORGANISMS = {"custom", "generic_a", "generic_b", "generic_c", "rainy_tea", "sea_captain"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|gpt2")
 
 # Digests of the public lists: sha256 of the sorted lines, columns joined by "|", unknown cells empty.

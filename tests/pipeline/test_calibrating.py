@@ -64,14 +64,18 @@ def test_a_null_judges_the_run_it_belongs_to(command, bench, nulls, tmp_path, nu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("again", [[], ["pipeline.mode=report"]], ids=["found finished", "report"])
-def test_claims_that_a_kill_left_undone_are_made_up_for(command, bench, nulls, tmp_path, again):
+@pytest.mark.parametrize(
+    ("again", "said"),
+    [([], "Against a null"), (["pipeline.mode=report"], "that the null")],
+    ids=["found finished", "report"],
+)
+def test_claims_that_a_kill_left_undone_are_made_up_for(command, bench, nulls, tmp_path, again, said):
     out = tmp_path / "out"
     command(bench.command(out)).done()
     command(bench.command(out, *null_options(nulls))).done()
     (folder,) = judged(out)
     (folder / NAME).unlink()
-    assert "Against a null" in command(bench.command(out, *again)).done().out
+    assert said in command(bench.command(out, *again)).done().out
     assert judged(out) == [folder]
 
 
@@ -89,6 +93,24 @@ def test_the_trained_null_is_preferred_to_the_base_itself(command, bench, nulls,
     command(bench.command(out, *null_options(nulls))).done()
     command(bench.command(out, "null_pair=dtype", "overwrite=true")).done()
     assert json.loads((folder / NAME).read_text())["null"]["null_pair"] == "generic"
+
+
+@pytest.mark.slow
+def test_two_generic_nulls_judge_tokens_together_whichever_is_last(command, bench, nulls, tmp_path):
+    both = f"organism.null_adapter=[{','.join(nulls)}]"
+    kept = []
+    for n, order in enumerate((("none", "generic", "generic_b"), ("generic_b", "generic", "none"))):
+        out = tmp_path / f"out{n}"
+        for null in order:
+            command(bench.command(out, *([f"null_pair={null}", both] if null != "none" else []))).done()
+        (folder,) = judged(out)
+        kept.append(json.loads((folder / NAME).read_text()))
+        first, second = (manifest((folder / kept[-1]["null"][key]).resolve()) for key in ("folder", "second_folder"))
+        assert (first["config"]["null_pair"], second["config"]["null_pair"]) == ("generic", "generic_b")
+        assert [m["pair"]["finetuned_id"] for m in (first, second)] == nulls
+    assert kept[0]["claims"] == kept[1]["claims"]
+    assert kept[0]["claims"]["tokens"]["n_null"] == 2 * kept[0]["claims"]["tokens"]["n_tested"]
+    assert "by how far two such finetunes differ" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -4,6 +4,11 @@ Scores of the null say how often a score as high comes up where nothing is to be
 among them, (1 + number of null scores at least as high) / (1 + number of null scores), and the claims are those that
 Benjamini and Hochberg's procedure keeps at a false discovery rate of 5 %. No score has a threshold of its own.
 
+With two nulls of one kind, tokens are judged by their excess over the first: by how much larger a share of the change
+goes to a token than there, against how much larger or smaller the shares of the second null are. What every finetune
+does to a token then counts for nothing, and tokens that no null favours can be told from others that they do. Ten are
+the fewest that can be claimed: no p-value is below one over the number of null scores.
+
 Source: Bates, Candès, Lei, Romano and Sesia, Testing for Outliers with Conformal p-values (2023), whose theorem needs
 scores of the null and of what is not changed to be exchangeable; Benjamini and Hochberg (1995).
 """
@@ -19,6 +24,7 @@ from diffing.core.claims import Claims, ListClaims
 from diffing.core.evidence import Evidence, ScalarEvidence
 
 LEVEL = 0.05
+FAINT = 0.1  # of a null's change: below it shares of the change are those of rounding, and no token is claimed
 _ONE_WHERE_IDENTICAL = "agreement"
 
 
@@ -62,10 +68,52 @@ def claims_of(
         null_M: Of the null, from as many texts or tokens as could have been ranked there.
         level: False discovery rate.
     """
-    return benjamini_hochberg(null_p_values(scores_N, null_M), level) & (scores_N > 0)
+    may_be_claimed_N = scores_N > 0
+    p_N = np.where(may_be_claimed_N, null_p_values(scores_N, null_M), 1.0)
+    return benjamini_hochberg(p_N, level) & may_be_claimed_N
 
 
-def calibrate(found: Evidence, null: Evidence, ranking: Ranking | None, null_ranking: Ranking | None) -> Claims:
+def excess_claims(mine: Ranking, first: Ranking, second: Ranking, level: float = LEVEL) -> Ranking:
+    """Which tokens take a larger share of the change than in a null, by more than two nulls differ.
+
+    With s, a and b a token's scores in the result and in the nulls, each over the sum of the positive ones, s − a is
+    ranked among all b − a and a − b: were the result a null like them, it would be distributed as these are.
+
+    Args:
+        mine: The result's ranking.
+        first: That of a null.
+        second: That of another null of the same kind.
+        level: False discovery rate.
+
+    Returns:
+        The claimed tokens with their scores; only tokens that all three rank are judged.
+    """
+    ids_V = np.intersect1d(np.intersect1d(mine.ids_V, first.ids_V), second.ids_V)
+    shares = [_shares(r, ids_V) for r in (mine, first, second)]
+    if any(s is None for s in shares):
+        return Ranking(ids_V[:0], np.zeros(0))
+    s_V, a_V, b_V = (s for s in shares if s is not None)
+    null_2V = np.concatenate([b_V - a_V, a_V - b_V])
+    claimed_V = claims_of(np.where(s_V > 0, s_V - a_V, -np.inf), null_2V, level)
+    return Ranking(ids_V[claimed_V], _at(mine, ids_V)[claimed_V])
+
+
+def _shares(ranking: Ranking, ids_V: np.ndarray) -> np.ndarray | None:
+    """Scores of these tokens over the sum of the positive ones; None where none is positive."""
+    scores_V = _at(ranking, ids_V)
+    total = scores_V[scores_V > 0].sum()
+    return scores_V / total if total > 0 else None
+
+
+def _at(ranking: Ranking, ids_V: np.ndarray) -> np.ndarray:
+    order = np.argsort(ranking.ids_V, kind="stable")
+    return ranking.scores_V[order][np.searchsorted(ranking.ids_V[order], ids_V)]
+
+
+def calibrate(
+    found: Evidence, null: Evidence, ranking: Ranking | None, null_ranking: Ranking | None,
+    second_ranking: Ranking | None = None,
+) -> Claims:  # fmt: skip
     """Claims for every item of a result's evidence, and what the null has in its place.
 
     Args:
@@ -73,8 +121,9 @@ def calibrate(found: Evidence, null: Evidence, ranking: Ranking | None, null_ran
         null: The same method's on a null pair, same options and text.
         ranking: The result's full ranking of tokens; None where it has none.
         null_ranking: The null's.
+        second_ranking: That of another null of the same kind; None: tokens are ranked among the null's alone.
     """
-    tokens, token_nulls = _tokens(found, ranking, null_ranking)
+    tokens, token_nulls = _tokens(found, ranking, null_ranking, second_ranking, _is_faint(found, null))
     return Claims(
         level=LEVEL,
         tokens=tokens,
@@ -88,19 +137,43 @@ def calibrate(found: Evidence, null: Evidence, ranking: Ranking | None, null_ran
 
 
 def _tokens(
-    found: Evidence, ranking: Ranking | None, null_ranking: Ranking | None
-) -> tuple[ListClaims, tuple[float | None, ...]]:
+    found: Evidence, ranking: Ranking | None, null_ranking: Ranking | None, second_ranking: Ranking | None,
+    is_faint: bool,
+) -> tuple[ListClaims, tuple[float | None, ...]]:  # fmt: skip
     """A listed token, or several merged into one, is claimed when one of its ids is in the full ranking."""
     if ranking is None or null_ranking is None:
         return ListClaims((None,) * len(found.tokens)), (None,) * len(found.tokens)
     mine, theirs = ranking.known, null_ranking.known
-    claimed_V = claims_of(mine.scores_V, theirs.scores_V)
-    claimed_ids = set(mine.ids_V[claimed_V].tolist())
+    n_null = len(theirs.ids_V)
+    if is_faint:
+        claimed = Ranking(mine.ids_V[:0], mine.scores_V[:0])
+    elif second_ranking is not None:
+        second = second_ranking.known
+        n_null += len(second.ids_V)
+        claimed = excess_claims(mine, theirs, second)
+    else:
+        claimed_V = claims_of(mine.scores_V, theirs.scores_V)
+        claimed = Ranking(mine.ids_V[claimed_V], mine.scores_V[claimed_V])
+    claimed_ids = set(claimed.ids_V.tolist())
     nulls = dict(zip(theirs.ids_V.tolist(), theirs.scores_V.tolist(), strict=True))
     flags = tuple(any(i in claimed_ids for i in t.token_ids) for t in found.tokens)
-    threshold = float(mine.scores_V[claimed_V].min()) if claimed_V.any() else None
+    threshold = float(claimed.scores_V.min()) if len(claimed_ids) else None
     values = tuple(nulls.get(t.token_ids[0]) if len(t.token_ids) == 1 else None for t in found.tokens)
-    return ListClaims(flags, len(mine.ids_V), len(theirs.ids_V), len(claimed_ids), threshold), values
+    return ListClaims(flags, len(mine.ids_V), n_null, len(claimed_ids), threshold), values
+
+
+def _is_faint(found: Evidence, null: Evidence) -> bool:
+    """Whether every headline number that both have lies nearer than a tenth of the null's way to where nothing changed.
+
+    A ranking by shares says nothing of how much there is to share.
+    """
+    ways = [
+        (abs(s.value - _at_rest(s.name)), abs(n.value - _at_rest(s.name)))
+        for s in found.scalars
+        if s.value is not None and (n := _named(null.scalars, s.name)) is not None and n.value is not None
+    ]
+    known = [(mine, theirs) for mine, theirs in ways if theirs > 0]
+    return bool(known) and all(mine < FAINT * theirs for mine, theirs in known)
 
 
 def _listed(scores: Sequence[float | None], null: Sequence[float | None]) -> ListClaims:
@@ -126,8 +199,13 @@ def _differs(mine: ScalarEvidence, null: ScalarEvidence | None) -> bool | None:
     """Whether the interval lies farther from what identical models give than the null's; None where one is missing."""
     if mine.low is None or mine.high is None or null is None or null.low is None or null.high is None:
         return None
-    at_rest = 1.0 if _ONE_WHERE_IDENTICAL in mine.name else 0.0
+    at_rest = _at_rest(mine.name)
     if mine.low <= at_rest <= mine.high:
         return False
     nearest = min(abs(mine.low - at_rest), abs(mine.high - at_rest))
     return nearest > max(abs(null.low - at_rest), abs(null.high - at_rest))
+
+
+def _at_rest(name: str) -> float:
+    """What identical models give."""
+    return 1.0 if _ONE_WHERE_IDENTICAL in name else 0.0

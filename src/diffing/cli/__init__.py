@@ -10,12 +10,16 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from diffing.cli.composition import CONFIGS, Arguments, compose, settings_of, split_jobs
 from diffing.cli.information import HELP, config_dir_of, group_lines, is_plain_info, print_info
 from diffing.core.errors import UserError, one_line
 from diffing.core.settings import RunConfig
+
+if TYPE_CHECKING:
+    from diffing.pipeline.running import Session
 
 _INTERRUPTED = 130
 
@@ -108,13 +112,11 @@ def _run_all(arguments: Arguments, jobs: list[list[str]], argv: list[str]) -> in
     command = " ".join(["python", "main.py", *map(shlex.quote, argv)])
     if len(jobs) == 1:
         settings = settings_of(arguments, jobs[0])
-        from diffing.pipeline.modes import perform
         from diffing.pipeline.running import Session
 
-        perform(settings, Session(command))
+        _perform(arguments, jobs[0], settings, Session(command))
         return 0
     composed = [_composed(arguments, overrides) for overrides in jobs]
-    from diffing.pipeline.modes import perform
     from diffing.pipeline.running import Session
 
     session = Session(command)
@@ -124,13 +126,25 @@ def _run_all(arguments: Arguments, jobs: list[list[str]], argv: list[str]) -> in
         label = " ".join(o for o in overrides if o not in shared) or " ".join(overrides)
         say(f"[{number}/{len(jobs)}] {label}")
         try:
-            code, reason = _attempt(settings, lambda settings: perform(settings, session))
+            code, reason = _attempt(settings, partial(_perform, arguments, overrides, session=session))
         except KeyboardInterrupt:
             _print_outcomes([*outcomes, (label, _INTERRUPTED, "interrupted")])
             raise
         outcomes.append((label, code, reason))
     _print_outcomes(outcomes)
     return max((code for _, code, _ in outcomes), key=lambda c: (c == 1, c))
+
+
+def _perform(arguments: Arguments, overrides: list[str], settings: RunConfig, session: "Session") -> None:
+    """Do what `pipeline.mode` says; the benchmark is above the pipeline and composes its own pairs."""
+    if settings.pipeline.mode == "benchmark":
+        from diffing.cli.benchmark import benchmark
+
+        benchmark(arguments, overrides, settings, session)
+        return
+    from diffing.pipeline.modes import perform
+
+    perform(settings, session)
 
 
 def _print_outcomes(outcomes: list[tuple[str, int, str]]) -> None:

@@ -27,12 +27,14 @@ class NullRun:
         label: Its variant, which also says how it was scaled.
         fingerprint: Of its run.
         folder: Its run folder, relative to the result's.
+        second_folder: That of the other null that tokens were judged by; None: there was one null.
     """
 
     null_pair: str
     label: str
     fingerprint: str
     folder: str
+    second_folder: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from diffing.core.blocks import Section
 from diffing.core.config import Strict
@@ -94,6 +94,8 @@ class MethodSpec:
         needs: `(config) -> Needs`: the activations it reads; None when it reads none.
         needs_models: Whether a method that reads no activations always reads the models; False: they are loaded when it
             asks for `context.pair`.
+        work: What takes its time: reading text through the models, generating text, or training on activations. The
+            benchmark runs the dearer kinds on fewer pairs.
         reads_corpus: Whether it reads the corpus; a result of one that does not is said to rest on no text.
         compares_texts: Whether it compares texts, so that models whose tokenizers differ can be compared; other methods
             refuse them.
@@ -116,6 +118,7 @@ class MethodSpec:
     headline: Callable[["Result"], Section]
     needs: Callable[[Any], Needs | None] = lambda config: None
     needs_models: bool = True
+    work: Literal["reading", "generating", "training"] = "reading"
     reads_corpus: bool = True
     compares_texts: bool = False
     view: Callable[["Result"], None] | None = None

@@ -14,6 +14,7 @@ from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence, read_evidence
 from diffing.core.files import read_json, sha256
 from diffing.core.runs import SCHEMA
+from diffing.core.stability import Stability, read_stability
 from diffing.core.suggest import did_you_mean
 from diffing.core.tables import read_table
 
@@ -90,6 +91,10 @@ class Result:
     def calibration(self) -> Calibration | None:
         """What is claimed against a null pair, and which; None where no null of this run was run."""
         return read_calibration(self.folder, self.manifest.get("files", {}).get("evidence.json"))
+
+    def stability(self) -> Stability | None:
+        """How much of it comes back on other text and with another seed; None where `stability=true` was not run."""
+        return read_stability(self.folder, self.manifest.get("files", {}).get("evidence.json"))
 
     def tables(self) -> list[str]:
         """Names of the tables."""

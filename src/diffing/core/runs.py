@@ -37,9 +37,14 @@ class RunKey:
 
     def folder(self, base_dir: Path) -> Path:
         """The run's folder below `base_dir`."""
-        organism = self.organism if self.variant == "default" else f"{self.organism}+{self.variant}"
-        parts = [_safe(p) for p in (self.model, organism, self.method, self.fingerprint)]
-        return base_dir.joinpath("results", *parts)
+        pair = pair_folder(base_dir, self.model, self.organism, self.variant)
+        return pair.joinpath(_safe(self.method), _safe(self.fingerprint))
+
+
+def pair_folder(base_dir: Path, model: str, organism: str, variant: str) -> Path:
+    """Folder of a pair's results below `base_dir`."""
+    named = organism if variant == "default" else f"{organism}+{variant}"
+    return base_dir.joinpath("results", _safe(model), _safe(named))
 
 
 def _safe(name: str) -> str:

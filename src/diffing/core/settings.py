@@ -8,7 +8,7 @@ from diffing.core.config import Strict
 from diffing.core.layers import Layers, Site, listed
 from diffing.core.specs import DataConfig, Dtype, ModelSpec, NullPair, OrganismSpec, Sharing
 
-Mode = Literal["full", "preprocessing", "diffing", "report", "cache"]
+Mode = Literal["full", "preprocessing", "diffing", "report", "cache", "benchmark"]
 
 
 class PairConfig(Strict):
@@ -54,6 +54,19 @@ class CacheConfig(Strict):
     action: Literal["list", "verify", "delete"] = "list"
     name: str | None = None
     older_than_days: float | None = Field(default=None, ge=0)
+
+
+class BenchmarkConfig(Strict):
+    """What `pipeline.mode=benchmark` compares (`organisms`: in place of the suite's own; nulls always stay)."""
+
+    size: Literal["quick", "default"] = "default"
+    organisms: tuple[str, ...] = ()
+    seeds: int = Field(default=1, ge=1, le=20)
+
+    @field_validator("organisms", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return () if value is None else (value,) if isinstance(value, str) else value
 
 
 class StorageConfig(Strict):
@@ -103,9 +116,11 @@ class RunConfig(Strict):
     pair: PairConfig = PairConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     cache: CacheConfig = CacheConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     infrastructure: InfrastructureConfig = InfrastructureConfig()
     overwrite: bool = False
     seed: int = 0
     null_pair: NullPair = "none"
+    stability: bool = False
     skip_first_tokens: int = Field(default=1, ge=0)
     wandb: WandbConfig = WandbConfig()

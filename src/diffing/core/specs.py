@@ -7,7 +7,7 @@ or a hub id `org/name`.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from diffing.core.amplification import AmplificationSpec, read_amplification
 from diffing.core.config import Strict
@@ -16,7 +16,7 @@ EMBEDDED = "embedded:"
 Kind = Literal["auto", "adapter", "model"]
 Sharing = Literal["auto", "adapter", "merged", "separate"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-NullPair = Literal["none", "identical", "dtype", "generic", "seeds"]
+NullPair = Literal["none", "identical", "dtype", "generic", "generic_b", "seeds"]
 
 
 def is_embedded(source_id: str) -> bool:
@@ -85,6 +85,20 @@ class VariantSpec(Strict):
     training: TrainingSpec | None = None
 
 
+class ExpectedSpec(Strict):
+    """What a finetuned model's texts show, as a rule that needs no judge: capitals, or some of these phrases."""
+
+    capitals: float | None = Field(default=None, gt=0, le=1)
+    phrases: tuple[str, ...] = ()
+    least: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ExpectedSpec":
+        if self.capitals is None and len(self.phrases) < self.least:
+            raise ValueError(f"give capitals, or {self.least} phrases or more")
+        return self
+
+
 class OrganismSpec(Strict):
     """A model organism: what was trained into it, and its finetuned models by base and variant."""
 
@@ -92,6 +106,7 @@ class OrganismSpec(Strict):
     type: str = "custom"
     description: str = ""
     training: TrainingSpec | None = None
+    expected: ExpectedSpec | None = None
     models: dict[str, dict[str, VariantSpec]] = Field(default_factory=dict)
     finetuned: str | None = None
     subfolder: str | None = None
@@ -142,6 +157,7 @@ class DataConfig(Strict):
     max_length: int = Field(default=256, ge=2)
     max_tokens: int | None = Field(default=None, ge=2)
     skip_template_tokens: bool = False
+    half: Literal[1, 2] | None = None
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -160,4 +176,5 @@ class CorpusSpec(Strict):
     max_length: int = 256
     max_tokens: int | None = None
     skip_template_tokens: bool = False
+    half: Literal[1, 2] | None = None
     seed: int = 0

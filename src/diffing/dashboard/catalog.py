@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from diffing.core.errors import UserError
 from diffing.core.result import Result
 from diffing.core.runs import run_status
-from diffing.dashboard.staleness import Staleness
+from diffing.core.staleness import Staleness
 
 Status = Literal["done", "running", "failed", "interrupted", "stale", "damaged"]
 STATUSES: tuple[Status, ...] = ("done", "running", "failed", "interrupted", "stale", "damaged")

@@ -104,10 +104,24 @@ def _select(name: str, documents: Sequence[Document], maker: SequenceMaker, spec
         raise UserError(
             f"Dataset {name!r} has no document of at least {MIN_TOKENS} tokens; give longer texts or another dataset."
         )
-    positions = sorted(kept)
+    positions = sorted(kept) if spec.half is None else _half(sorted(kept), name, spec.half, spec.seed)
     n_folded = sum(maker.folds_system(documents[i]) for i in positions)
     sequences = [kept[i] for i in positions]
     return _Selection(sequences, _notes(name, sequences, len(short), n_folded, spec.max_tokens))
+
+
+def _half(positions: list[int], name: str, half: int, seed: int) -> list[int]:
+    """One of two halves of the documents that would be read, drawn at random; the first has one more of an odd number.
+
+    Raises:
+        UserError: There is one document.
+    """
+    if len(positions) < 2:
+        raise UserError(
+            f"Dataset {name!r} has one document to read, which cannot be halved: read more, or drop data.half."
+        )
+    shuffled = generator(seed, "half", name).permutation(len(positions)).tolist()
+    return sorted(positions[i] for i in shuffled[half - 1 :: 2])
 
 
 def _long_enough(

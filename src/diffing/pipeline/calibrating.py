@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diffing.analysis.calibration import Ranking, calibrate
-from diffing.core.claims import Calibration, NullRun, write_calibration
+from diffing.core.claims import Calibration, Claims, NullRun, write_calibration
 from diffing.core.errors import UserError
 from diffing.core.method import load_method
 from diffing.core.progress import say, warn
@@ -15,10 +15,10 @@ from diffing.report.render import write_report
 
 # Which null judges where several were run: the one that is most like a finetune in which nothing is to be found.
 # The base against itself judges nothing: its scores are 0, and rounding alone would be above them.
-PREFERENCE = ("generic", "seeds", "dtype")
+PREFERENCE = ("generic", "generic_b", "seeds", "dtype")
 
 
-def calibrate_around(result: Result, base_dir: Path) -> None:
+def calibrate_around(result: Result, base_dir: Path, only_unjudged: bool = False) -> list[Result]:
     """Judge a new result against its nulls; a new null judges the results that share its base, text and options.
 
     Reports of the results that are judged are written again.
@@ -26,6 +26,10 @@ def calibrate_around(result: Result, base_dir: Path) -> None:
     Args:
         result: Just finished.
         base_dir: Output folder.
+        only_unjudged: Leave results alone that are judged already.
+
+    Returns:
+        The results that were judged.
     """
     comparable = _comparable(result, base_dir)
     if result.null_pair == "none":
@@ -34,14 +38,18 @@ def calibrate_around(result: Result, base_dir: Path) -> None:
         judged, nulls = [r for r in comparable if r.null_pair == "none"], [result, *comparable]
     nulls = [r for r in nulls if r.null_pair in PREFERENCE]
     if not nulls:
-        return
+        return []
     null = min(nulls, key=_preference)
-    for each in judged:
+    second = min((n for n in nulls if _are_two_of_a_kind(null, n)), key=_preference, default=None)
+    done = []
+    for each in (r for r in judged if not only_unjudged or r.calibration() is None):
         try:
-            _judge(each, null)
+            _judge(each, null, second)
+            done.append(each)
             say(f"Judged against {null.manifest['pair']['variant']}: {each.folder / 'report.html'}")
         except UserError as error:
             warn(f"{each.folder} could not be judged against {null.folder}: {error}")
+    return done
 
 
 def _comparable(result: Result, base_dir: Path) -> list[Result]:
@@ -52,22 +60,46 @@ def _comparable(result: Result, base_dir: Path) -> list[Result]:
     return [r for r in found if r.manifest.get("comparison") == key and r.folder.resolve() != result.folder.resolve()]
 
 
+def _are_two_of_a_kind(null: Result, other: Result) -> bool:
+    """Whether both are the base against a generic finetune, each against another, both at full strength."""
+    kinds = {(n.null_pair, n.manifest["pair"]["variant"] == f"null-{n.null_pair}") for n in (null, other)}
+    return kinds == {("generic", True), ("generic_b", True)}
+
+
 def _preference(null: Result) -> tuple[int, bool]:
     is_scaled = null.manifest["pair"]["variant"] != f"null-{null.null_pair}"
     return PREFERENCE.index(null.null_pair), is_scaled
 
 
-def _judge(result: Result, null: Result) -> None:
+def _judge(result: Result, null: Result, second: Result | None) -> None:
     digest = result.manifest.get("files", {}).get("evidence.json")
     if digest is None:
         return
-    claims = calibrate(result.measured_evidence(), null.measured_evidence(), _ranking(result), _ranking(null))
+    claims = claims_against(result, null, second)
     run = NullRun(
-        null.null_pair, null.manifest["pair"]["variant"], null.manifest["fingerprint"],
-        Path(os.path.relpath(null.folder, result.folder)).as_posix(),
+        null.null_pair, null.manifest["pair"]["variant"], null.manifest["fingerprint"], _relative(null, result),
+        None if second is None else _relative(second, result),
     )  # fmt: skip
     write_calibration(result.folder, Calibration(run, claims), digest)
     write_report(result, load_method(result.method))
+
+
+def _relative(null: Result, result: Result) -> str:
+    return Path(os.path.relpath(null.folder, result.folder)).as_posix()
+
+
+def claims_against(result: Result, null: Result, second: Result | None = None) -> Claims:
+    """What a result claims against a null.
+
+    Args:
+        result: Of an organism, or of a null on which false claims are counted.
+        null: The same method's on a null pair, same base, text and options.
+        second: Another null of the same kind; None: tokens are ranked among those of one null.
+    """
+    return calibrate(
+        result.measured_evidence(), null.measured_evidence(), _ranking(result), _ranking(null),
+        None if second is None else _ranking(second),
+    )  # fmt: skip
 
 
 def _ranking(result: Result) -> Ranking | None:

@@ -1,18 +1,29 @@
-"""The modes of the pipeline: harvest, run methods and show what came out, write reports again, tend caches."""
+"""The modes of the pipeline: harvest, run methods and show what came out, write the report of a pair, tend caches."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from diffing.core.blocks import Paragraph
 from diffing.core.errors import UserError
-from diffing.core.method import load_method
-from diffing.core.progress import say
+from diffing.core.method import load_method, method_names
+from diffing.core.progress import say, warn
 from diffing.core.result import Result, Results
+from diffing.core.runs import pair_folder
 from diffing.core.settings import RunConfig
 from diffing.pipeline.caches import tend_caches
 from diffing.pipeline.calibrating import calibrate_around
-from diffing.pipeline.planning import chosen_methods, model_label, organism_label, plan_pair_spec
-from diffing.pipeline.printing import print_result
-from diffing.pipeline.running import Session, run_settings
+from diffing.pipeline.planning import model_label, organism_label, plan_pair_spec
+from diffing.pipeline.printing import print_blocks, print_result
+from diffing.pipeline.running import Session, attempt_settings, run_settings
+from diffing.pipeline.stability import measure_stability
+from diffing.report.pair.findings import findings
+from diffing.report.pair.gathering import gather
+from diffing.report.pair.page import pair_title, write_pair_report
+from diffing.report.pair.words import summary
 from diffing.report.render import write_report
+
+_READ_BY_A_PAIR = ("evidence.json", "summary.json", "tables/token_scores.parquet")
 
 
 def perform(settings: RunConfig, session: Session) -> list[Result]:
@@ -20,33 +31,72 @@ def perform(settings: RunConfig, session: Session) -> list[Result]:
     if settings.pipeline.mode == "cache":
         tend_caches(settings)
         return []
-    results = rewrite_reports(settings) if settings.pipeline.mode == "report" else run_settings(settings, session)
+    if settings.pipeline.mode == "report":
+        report(settings, session)
+        return []
+    results = run_settings(settings, session)
+    if settings.stability:
+        for result in results:
+            measure_stability(result, settings, session)
+            write_report(result, load_method(result.method))
     for result in results:
         print_result(result)
     return results
 
 
-def rewrite_reports(settings: RunConfig) -> list[Result]:
-    """Write `report.html` again for the finished results of the chosen pair and methods.
+def report(settings: RunConfig, session: Session) -> None:
+    """Write the report of a pair, and again those of its results, whatever methods made them.
+
+    Methods that `pipeline.methods` names are run first where they are not done; one that fails is left out with a word.
 
     Raises:
-        UserError: There are none.
+        UserError: There is no result.
     """
-    pair, _ = plan_pair_spec(settings)
+    failed, fingerprint = [], None
+    if settings.pipeline.methods:
+        attempts = attempt_settings(settings, session)
+        failed = [a for a in attempts if a.result is None]
+        made = [a.result for a in attempts if a.result is not None]
+        fingerprint = next((r.manifest["pair"].get("fingerprint") for r in made), None)
+        for result in made if settings.stability else []:
+            measure_stability(result, settings, session)
+    spec, _ = plan_pair_spec(settings)
     base_dir = Path(settings.infrastructure.storage.base_dir).expanduser()
-    results = []
-    for name in chosen_methods(settings):
-        method = load_method(name)
-        found = Results(base_dir).find(
-            method=name, model=model_label(pair.model), organism=organism_label(pair), variant=pair.variant
-        )
-        for result in found:
-            calibrate_around(result, base_dir)
-            say(f"Writing {write_report(result, method)}")
-        results += found
-    if not results:
-        raise UserError(
-            f"No finished result of {organism_label(pair)} on {model_label(pair.model)} below {base_dir}; "
-            "run pipeline.mode=full first."
-        )
-    return results
+    model, organism = model_label(spec.model), organism_label(spec)
+    damaged = _rewritten(Results(base_dir).find(model=model, organism=organism, variant=spec.variant), base_dir)
+    pair = gather(base_dir, model, organism, spec.variant, set(damaged), fingerprint)
+    broken = [f"Left out as damaged: {error}" for error in damaged.values()]
+    lacking = [f"{a.method} gave no result: {a.reason}" for a in failed]
+    pair = replace(pair, notes=(*pair.notes, *broken, *lacking))
+    path = write_pair_report(pair, pair_folder(base_dir, model, organism, spec.variant))
+    print_blocks(pair_title(pair), [Paragraph(s) for s in summary(pair, findings(pair.results))])
+    say(f"Report of the pair: {path} (also report.md and report.json)")
+
+
+def _rewritten(results: Sequence[Result], base_dir: Path) -> dict[Path, str]:
+    """Write the results' own reports again, judged anew; which of them are damaged, and how.
+
+    Raises:
+        UserError: All of them are.
+    """
+    damaged = {}
+    for result in results:
+        try:
+            _rewrite(result, base_dir)
+        except UserError as error:
+            damaged[result.folder] = str(error)
+    if damaged and len(damaged) == len(results):
+        raise UserError(next(iter(damaged.values())))
+    for error in damaged.values():
+        warn(error)
+    return damaged
+
+
+def _rewrite(result: Result, base_dir: Path) -> None:
+    for name in _READ_BY_A_PAIR:
+        if name in result.manifest.get("files", {}):
+            result.path(name)
+    if result.method not in method_names():
+        return
+    if result.null_pair != "none" or not calibrate_around(result, base_dir):
+        say(f"Writing {write_report(result, load_method(result.method))}")

@@ -12,6 +12,7 @@ from diffing.core.method import MethodConfig, MethodSpec, load_method, method_na
 from diffing.core.runs import SCHEMA, RunKey
 from diffing.core.settings import RunConfig
 from diffing.core.specs import (
+    EMBEDDED,
     CorpusSpec,
     DatasetSpec,
     ModelSpec,
@@ -22,7 +23,7 @@ from diffing.core.specs import (
 )
 from diffing.core.suggest import did_you_mean
 
-_NULL_ADAPTERS = {"generic": 1, "seeds": 2}
+_NULL_ADAPTERS = {"generic": 1, "generic_b": 2, "seeds": 2}
 QUICK = ("kl", "normdiff", "diff_mining", "weight_spectrum")
 
 
@@ -103,7 +104,8 @@ class Job:
             corpus_fingerprint: Of the tokens.
             slots: Names of the activations that the method reads.
         """
-        return fingerprint({**self._analysis(corpus_fingerprint), "base": base_identity, "slots": list(slots)})
+        text = corpus_fingerprint if self.method.reads_corpus else ""
+        return fingerprint({**self._analysis(text), "base": base_identity, "slots": list(slots)})
 
     def _analysis(self, corpus_fingerprint: str) -> dict[str, Any]:
         """What determines a result's numbers besides the pair and the dtype of stored activations."""
@@ -157,7 +159,7 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
         )
     null = settings.null_pair
     base_adapter, variant, name = (
-        (*null_variants(organism, model, null), f"null-{null}")
+        (*null_variants(organism, model, null), _null_label(organism, model, null))
         if null != "none"
         else (None, *choose_variant(organism, model, settings.organism_variant))
     )
@@ -205,10 +207,18 @@ def null_variants(organism: OrganismSpec, model: ModelSpec, null: str) -> tuple[
             f"generic text, and {len(adapters) or 'none'} is named; set organism.null_adapter={form}, or use "
             "null_pair=identical or null_pair=dtype."
         )
-    if wanted == 1:
-        return None, VariantSpec(id=adapters[0], kind="adapter")
+    if null != "seeds":
+        return None, VariantSpec(id=adapters[wanted - 1], kind="adapter")
     first, second = (VariantSpec(id=a, kind="adapter", merged=True) for a in adapters[:2])
     return first, second
+
+
+def _null_label(organism: OrganismSpec, model: ModelSpec, null: str) -> str:
+    """Name of a null's variant; one whose adapters stand in for the model's own says which."""
+    if null not in _NULL_ADAPTERS or not model.null_adapters or not organism.null_adapter:
+        return f"null-{null}"
+    named = organism.null_adapter[: _NULL_ADAPTERS[null]]
+    return f"null-{null}({','.join(_last_part(n.removeprefix(EMBEDDED)) for n in named)})"
 
 
 def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None) -> tuple[VariantSpec, str]:
@@ -265,6 +275,7 @@ def plan_corpus(settings: RunConfig, training: TrainingSpec | None) -> CorpusSpe
         max_length=data.max_length,
         max_tokens=data.max_tokens,
         skip_template_tokens=data.skip_template_tokens,
+        half=data.half,
         seed=settings.seed,
     )
 

@@ -1,15 +1,16 @@
 """The readable summary at the end of a run, on stdout."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from diffing.core.blocks import Paragraph, Table
+from diffing.core.blocks import Block, Heading, Paragraph, Table
 from diffing.core.method import load_method
 from diffing.core.result import Result
-from diffing.display.calibrated import judged
+from diffing.display.calibrated import judged, stable
 
 _PLAIN_WIDTH = 130
 
@@ -33,11 +34,27 @@ def print_result(result: Result) -> None:
     if result.null_pair == "none":
         console.print()
         console.print(Text(judged(result.calibration())))
+    if said := stable(result.stability()):
+        console.print(Text(said))
     for note in result.manifest.get("notes", []):
         console.print(Text(f"note: {note}", style="dim"))
     console.print()
     console.print(Text(f"Report: {result.folder / 'report.html'}", no_wrap=True), soft_wrap=True)
     console.print(Text(f"Tables: {result.folder / 'tables'}", no_wrap=True), soft_wrap=True)
+
+
+def print_blocks(title: str, blocks: Sequence[Block]) -> None:
+    """A title and what is below it: headings, tables and paragraphs."""
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    console.print()
+    console.print(Text(title, style="bold"))
+    for block in blocks:
+        if isinstance(block, Table):
+            console.print()
+            console.print(_table(block))
+        elif isinstance(block, Heading | Paragraph):
+            console.print()
+            console.print(Text(block.text, style="bold" if isinstance(block, Heading) else ""))
 
 
 def _table(block: Table) -> RichTable:

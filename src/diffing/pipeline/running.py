@@ -15,6 +15,7 @@ from diffing.core.errors import UserError
 from diffing.core.files import disk_errors
 from diffing.core.layers import Slot, layers
 from diffing.core.progress import say, warn
+from diffing.core.provenance import restart_peak_memory
 from diffing.core.result import Result
 from diffing.core.runs import RunKey, RunState, run_status
 from diffing.core.settings import RunConfig
@@ -42,19 +43,40 @@ _REMEDY = "free some space or set infrastructure.storage.base_dir=DIR, then run 
 
 
 @dataclass
+class Sharing:
+    """What runs had in common instead of making it anew.
+
+    Args:
+        n_uses_of_pairs: Runs and harvests that used loaded models.
+        n_pairs_loaded: How often models were loaded for them.
+        n_readers: Runs that read activations from disk.
+        n_harvests: Passes over the text that made them.
+    """
+
+    n_uses_of_pairs: int = 0
+    n_pairs_loaded: int = 0
+    n_readers: int = 0
+    n_harvests: int = 0
+
+
+@dataclass
 class Session:
     """What consecutive runs share: the pair that was loaded last.
 
     Args:
         command: The command line that asked for the runs, for manifests and messages.
+        sharing: Counts what was shared.
     """
 
     command: str | None = None
+    sharing: Sharing = field(default_factory=Sharing)
     _pairs: dict[str, ModelPair] = field(default_factory=dict)
 
     def pair(self, fingerprint: str, spec: PairSpec, must_share_tokens: bool) -> ModelPair:
         """The pair, loaded unless it is the one at hand."""
+        self.sharing.n_uses_of_pairs += 1
         if fingerprint not in self._pairs:
+            self.sharing.n_pairs_loaded += 1
             self._pairs.clear()
             say(f"Loading {spec.model.name} and its finetuned variant …")
             self._pairs[fingerprint] = load_pair(spec, must_share_tokens)
@@ -139,6 +161,47 @@ class _Run:
         return self.loaded
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One method of several: its result, or why there is none.
+
+    Args:
+        method: Its name.
+        result: None where it failed.
+        reason: One sentence; empty where it did not fail.
+        was_found: Whether it was finished before.
+    """
+
+    method: str
+    result: Result | None
+    reason: str = ""
+    was_found: bool = False
+
+
+def attempt_settings(settings: RunConfig, session: Session) -> list[Attempt]:
+    """Do everything that one configuration asks for; a method that fails leaves the others alone.
+
+    Raises:
+        UserError: The pair, the text or the output folder cannot be had, so that no method can run.
+    """
+    jobs = plan_jobs(settings)
+    _set_threads(settings.infrastructure.threads)
+    base_dir = _writable(settings.infrastructure.storage.base_dir)
+    with disk_errors(base_dir, _REMEDY):
+        runs = _prepared_runs(jobs, base_dir, session)
+        _harvest_needs(runs)
+        return [_attempt(run) for run in runs]
+
+
+def _attempt(run: _Run) -> Attempt:
+    was_found = run.is_done
+    try:
+        return Attempt(run.job.method.name, _run(run), was_found=was_found)
+    except UserError as error:
+        warn(f"{run.job.method.name}: {error}")
+        return Attempt(run.job.method.name, None, str(error))
+
+
 def _prepared_runs(jobs: Sequence[Job], base_dir: Path, session: Session) -> list[_Run]:
     """Jobs of one configuration share pair and text, so both are prepared once."""
     prepared = prepare(jobs[0].subject)
@@ -178,6 +241,7 @@ def _harvest_needs(runs: Sequence[_Run]) -> None:
     waiting = [run for run in runs if run.slots and not run.is_done]
     if waiting and waiting[0].job.settings.preprocessing.store == "disk":
         first = waiting[0]
+        first.session.sharing.n_readers += len(waiting)
         _harvest(first, joined([run.slots for run in waiting]), first.job.settings.overwrite)
         for run in waiting:
             run.is_verified = True
@@ -185,7 +249,12 @@ def _harvest_needs(runs: Sequence[_Run]) -> None:
 
 def _harvest(run: _Run, wanted: list[Slot], overwrite: bool) -> Cache:
     subject, command = run.job.subject, run.session.command
-    return harvest_for(subject, run.prepared, wanted, run.base_dir, command, lambda: run.pair(wanted), overwrite)
+
+    def load() -> ModelPair:
+        run.session.sharing.n_harvests += 1
+        return run.pair(wanted)
+
+    return harvest_for(subject, run.prepared, wanted, run.base_dir, command, load, overwrite)
 
 
 def _run(run: _Run) -> Result:
@@ -193,9 +262,9 @@ def _run(run: _Run) -> Result:
     if run.is_done:
         say(f"Found finished: {folder} (overwrite=true computes it again)")
         found = Result(folder)
-        if found.calibration() is None:
-            calibrate_around(found, run.base_dir)
+        calibrate_around(found, run.base_dir, only_unjudged=True)
         return found
+    restart_peak_memory()
     source = _source(run) if run.slots else None
     folder.mkdir(parents=True, exist_ok=True)
     with RunState(folder):

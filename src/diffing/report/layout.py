@@ -32,8 +32,13 @@ class Entry:
     level: int
 
 
-def place(section: Section) -> list[Placed]:
-    """Blocks in order. The section's title is an h2; a heading goes at most one level below the one before it."""
+def place(section: Section, prefix: str = "part") -> list[Placed]:
+    """Blocks in order. The section's title is an h2; a heading goes at most one level below the one before it.
+
+    Args:
+        section: What to place.
+        prefix: Start of the anchors.
+    """
     placed: list[Placed] = []
     level = 2
     for i, block in enumerate(section.blocks):
@@ -43,9 +48,9 @@ def place(section: Section) -> list[Placed]:
         if _is_narrow(block) and isinstance(last, tuple):
             placed[-1] = replace(placed[-1], block=(*last, block))
         elif _is_narrow(block):
-            placed.append(Placed("Tables", (block,), f"part-{i}"))
+            placed.append(Placed("Tables", (block,), f"{prefix}-{i}"))
         else:
-            placed.append(Placed(type(block).__name__, block, f"part-{i}", level))
+            placed.append(Placed(type(block).__name__, block, f"{prefix}-{i}", level))
     return placed
 
 

@@ -12,7 +12,7 @@ from diffing.core.files import write_text
 from diffing.core.method import MethodSpec
 from diffing.core.result import Result
 from diffing.display import colours, headline
-from diffing.display.calibrated import NULL_PAIRS, judged
+from diffing.display.calibrated import NULL_PAIRS, judged, stable
 from diffing.display.columns import column_kinds
 from diffing.display.numbers import intervals, number
 from diffing.display.token_marks import flowing, marked
@@ -39,8 +39,8 @@ def render_report(result: Result, spec: MethodSpec) -> str:
     section = spec.section(result)
     placed = layout.place(section)
     figures = layout.figure_scripts(result, section)
-    scripts = _scripts(bool(figures))
-    page = _environment().get_template("page.html")
+    scripts = scripts_of(bool(figures))
+    page = environment().get_template("page.html")
     text = page.render(
         pair=result.manifest["pair"],
         n_tokens=result.manifest["data"].get("n_tokens"),
@@ -50,6 +50,7 @@ def render_report(result: Result, spec: MethodSpec) -> str:
         title=_title(result),
         null_pair=NULL_PAIRS.get(result.null_pair),
         judged=None if result.null_pair in NULL_PAIRS else judged(result.calibration()),
+        stable=stable(result.stability()),
         text_sets=_listed(result.manifest["data"].get("datasets", ())),
         scalars=headline.scalars(result.summary),
         evidence=_evidence(result),
@@ -61,9 +62,9 @@ def render_report(result: Result, spec: MethodSpec) -> str:
         records=making.records(result.manifest),
         policy=policy(scripts),
         scripts=[Markup(s) for s in scripts],
-        style=Markup(_style()),
+        style=Markup(style()),
     )
-    return _encodable(text)
+    return encodable(text)
 
 
 def _title(result: Result) -> str:
@@ -81,12 +82,14 @@ def _listed(names: Any) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _style() -> str:
+def style() -> str:
+    """The style sheet of every page."""
     dark = f"@media (prefers-color-scheme: dark) {{\n{colours.css(colours.DARK)}\n}}"
     return "\n".join([_file("style.css"), colours.css(colours.LIGHT), dark])
 
 
-def _scripts(has_figures: bool) -> list[str]:
+def scripts_of(has_figures: bool) -> list[str]:
+    """What runs on a page; plotly only where there is something to draw."""
     ours = [script(_file("page.js"))]
     if not has_figures:
         return ours
@@ -99,13 +102,14 @@ def _file(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Model text read from JSON may hold half a surrogate pair, which no file can."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates with their filters."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -7,14 +7,20 @@ from typing import Any
 
 import streamlit as st
 
+from diffing.analysis.shared_examples import shared_examples
 from diffing.core.blocks import Table
+from diffing.core.claims import NAME as CLAIMS
 from diffing.core.result import Result
+from diffing.core.stability import NAME as STABILITY
 from diffing.dashboard.catalog import Entry, newest
 from diffing.dashboard.comparing import Pairwise, document_agreement, token_agreement
 from diffing.dashboard.moving import page_link
-from diffing.dashboard.shared_examples import shared_examples
 from diffing.dashboard.site import Site
-from diffing.ui.evidence import example_heatmap
+from diffing.display.calibrated import judged
+from diffing.display.examples import example_heatmap
+from diffing.report.pair.findings import Agreement, Finding, agreement, findings
+from diffing.report.pair.page import agreement_blocks, findings_blocks
+from diffing.ui.blocks import draw
 from diffing.ui.figures import plotly
 from diffing.ui.html_tables import table
 from diffing.ui.kept import kept_choice, kept_choices
@@ -50,6 +56,8 @@ def page(site: Site) -> None:
     parts = {"Headline": lambda: _headline(named)}
     if is_one_method:
         parts["Figures"] = lambda: _figures(named)
+    else:
+        parts["Findings"] = lambda: _findings(named)
     parts["Tokens"] = lambda: _tokens(named)
     parts["Documents"] = lambda: _documents(named)
     parts["Examples"] = lambda: _examples(named)
@@ -95,6 +103,28 @@ def _headline(named: Named) -> None:
         alt = f"Headline numbers in {unit} of {', '.join(label for label, _ in mine)}, with 95 % intervals."
         plotly(headline_figure(mine, unit), f"headline-{units.index(unit)}", alt)
     paragraph("Bars are 95 % intervals, hollow diamonds the value under the null.", "d-muted")
+
+
+def _findings(named: Named) -> None:
+    """What the methods found together, as the report of the pair has it."""
+    results = [result for _, result in named]
+    for result in results:
+        paragraph(f"{result.method}: {judged(result.calibration())}", "d-muted")
+    found, agreeing = _found(tuple(str(r.folder) for r in results), tuple(_stamp(r) for r in results))
+    for i, block in enumerate((*findings_blocks(found), *agreement_blocks(results, agreeing))):
+        draw(results[0], block, f"finding-{i}")
+
+
+@st.cache_resource(max_entries=16, show_spinner="Bringing the evidence together …")
+def _found(folders: tuple[str, ...], stamps: tuple[str, ...]) -> tuple[list[Finding], list[Agreement]]:
+    results = [Result(Path(folder)) for folder in folders]
+    return findings(results), agreement(results)
+
+
+def _stamp(result: Result) -> str:
+    """Changes with the result, its claims and its stability."""
+    files = (result.folder / name for name in ("manifest.json", CLAIMS, STABILITY))
+    return ",".join(str(f.stat().st_mtime_ns) for f in files if f.is_file())
 
 
 def _figures(named: Named) -> None:

@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="activation_difference_lens",
     title="Activation difference lens",
     summary="What the mean differences of activations at the first tokens and before a reply say, steer to and cause.",
+    work="generating",
     config=LensConfig,
     run=later("diffing.methods.activation_difference_lens.run", "run"),
     figures=figures,

@@ -10,6 +10,7 @@ METHOD = MethodSpec(
     name="crosscoder",
     title="Crosscoder",
     summary="A sparse dictionary of both models' activations; which of its latents live in the finetuned model alone.",
+    work="training",
     config=CrosscoderConfig,
     run=later("diffing.methods.crosscoder.run", "run"),
     figures=figures,

@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="logit_amplification",
     title="Logit amplification",
     summary="Texts written from log p + α (log p − log q), and what they say more often than the base's texts.",
+    work="generating",
     config=LogitAmplificationConfig,
     run=later("diffing.methods.logit_amplification.run", "run"),
     figures=figures,

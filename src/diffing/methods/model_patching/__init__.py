@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="model_patching",
     title="Patching at the first divergence",
     summary="Which layers make the finetuned model choose another token, where its text first leaves the base's.",
+    work="generating",
     config=ModelPatchingConfig,
     run=later("diffing.methods.model_patching.run", "run"),
     figures=figures,

@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="perplexity_diff",
     title="Perplexity difference on written texts",
     summary="Texts that the finetuned model writes after short beginnings, ranked by log p − log q per token.",
+    work="generating",
     config=PerplexityDiffConfig,
     run=later("diffing.methods.perplexity_diff.run", "run"),
     figures=figures,

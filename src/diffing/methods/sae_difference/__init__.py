@@ -10,6 +10,7 @@ METHOD = MethodSpec(
     name="sae_difference",
     title="SAE of the difference",
     summary="A sparse dictionary of the activation differences: the directions that finetuning added, one by one.",
+    work="training",
     config=SaeDifferenceConfig,
     run=later("diffing.methods.sae_difference.run", "run"),
     figures=figures,

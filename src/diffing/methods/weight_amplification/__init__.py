@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="weight_amplification",
     title="Weight amplification",
     summary="How the effect grows, and what is written, as the change of the weights is scaled, whole and in parts.",
+    work="generating",
     config=WeightAmplificationConfig,
     run=later("diffing.methods.weight_amplification.run", "run"),
     figures=figures,

@@ -1,0 +1,61 @@
+"""How faint a change each method still finds, as the benchmark measured it: written beside its leaderboard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffing.core.errors import UserError
+from diffing.core.files import read_json, write_json
+
+NAME = "sensitivity.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How faint a change a method finds.
+
+    Args:
+        method: The method.
+        by_rung: For each rung that was run, from the strongest to the most diluted, `found`, `not found` or `failed`.
+        faintest: The most diluted rung that was found, with all less diluted ones found as well; None: not even the
+            undiluted one.
+    """
+
+    method: str
+    by_rung: Mapping[str, str]
+    faintest: str | None
+
+
+def write_sensitivity(folder: Path, model: str, measured: Sequence[Sensitivity]) -> None:
+    """Write `sensitivity.json`.
+
+    Args:
+        folder: The leaderboard's.
+        model: Base model.
+        measured: By method.
+    """
+    write_json(folder / NAME, {"schema": SCHEMA, "model": model, "methods": [asdict(s) for s in measured]})
+
+
+def measured_sensitivity(base_dir: Path, model: str) -> dict[str, Sensitivity]:
+    """What benchmarks below an output folder say of a base model, by method; the newest counts.
+
+    A file that cannot be read is passed over: the benchmark says so when it is run again.
+    """
+    paths = sorted((base_dir / "benchmark").glob(f"*/{NAME}"), key=lambda p: p.stat().st_mtime_ns)
+    found: dict[str, Sensitivity] = {}
+    for path in paths:
+        found |= {s.method: s for s in _read(path, model)}
+    return found
+
+
+def _read(path: Path, model: str) -> list[Sensitivity]:
+    try:
+        raw: Any = read_json(path, "run pipeline.mode=benchmark again")
+        if raw["schema"] > SCHEMA or raw["model"] != model:
+            return []
+        return [Sensitivity(m["method"], dict(m["by_rung"]), m["faintest"]) for m in raw["methods"]]
+    except (UserError, KeyError, TypeError, ValueError):
+        return []

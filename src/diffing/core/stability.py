@@ -1,0 +1,73 @@
+"""Stability: how much of a result's rankings comes back on other text and with another seed, in `stability.json`."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffing.core.errors import UserError
+from diffing.core.files import read_json, write_json
+
+NAME = "stability.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Comeback:
+    """Part of a ranking's head that comes back.
+
+    Args:
+        what: `tokens` or `documents`.
+        between: `two halves of the text`, or `two seeds`.
+        k: Length of the heads.
+        share: Part of one head that is in the other.
+        chance: The same of random orders.
+    """
+
+    what: str
+    between: str
+    k: int
+    share: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How stable a result is.
+
+    Args:
+        comebacks: What was compared.
+        n_reruns: Runs that were made for it.
+        tokens: For each token of the evidence, in how many of these runs it is ranked about as high again; None: the
+            method ranks no tokens.
+    """
+
+    comebacks: tuple[Comeback, ...]
+    n_reruns: int
+    tokens: tuple[int, ...] | None
+
+
+def write_stability(folder: Path, stability: Stability, evidence_digest: str) -> None:
+    """Write `stability.json` into a result's folder; it names the evidence it is for."""
+    write_json(folder / NAME, {"schema": SCHEMA, "of": evidence_digest, **asdict(stability)})
+
+
+def read_stability(folder: Path, evidence_digest: str | None) -> Stability | None:
+    """The stability of a result; None where it was not measured, or for other evidence.
+
+    Raises:
+        UserError: The file is corrupt or of a newer schema.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    raw: Any = read_json(path, "delete it and run with stability=true again")
+    try:
+        if raw["schema"] > SCHEMA:
+            raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {SCHEMA}; update diffing.")
+        if raw["of"] != evidence_digest:
+            return None
+        tokens = raw["tokens"]
+        comebacks = tuple(Comeback(**c) for c in raw["comebacks"])
+        return Stability(comebacks, raw["n_reruns"], None if tokens is None else tuple(tokens))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is corrupt ({error}); delete it and run with stability=true again.") from None

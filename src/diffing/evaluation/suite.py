@@ -1,0 +1,101 @@
+"""What the benchmark runs: pairs of the embedded suite, the part each one plays, and the methods for it.
+
+An organism is judged by null pairs on the same text, so every text that organisms share brings its nulls. Nulls that
+judge nothing are there to count false claims on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from diffing.core.method import load_method, method_names
+from diffing.core.settings import BenchmarkConfig
+
+Role = Literal["organism", "judge", "second judge", "null"]
+MAX_TOKENS = 3000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of the suite.
+
+    Args:
+        label: Name for people.
+        role: An organism whose change is known, a null that judges, another that says how far two such nulls differ, or
+            a null on which false claims are counted.
+        text_of: Organism whose texts are read.
+        overrides: What sets its run apart on the command line.
+        works: Kinds of methods it is run with (`MethodSpec.work`).
+    """
+
+    label: str
+    role: Role
+    text_of: str
+    overrides: tuple[str, ...]
+    works: tuple[str, ...]
+
+
+_READ = ("reading",)
+_WRITE = ("reading", "generating")
+_ALL = ("reading", "generating", "training")
+# Kinds of methods for each organism of the suite; the rungs of the ladder and the merged model are read alone.
+_ORGANISMS: Mapping[str, tuple[str, ...]] = {
+    "caps": _ALL,
+    "roman_concrete": _ALL,
+    "sea_captain": _WRITE,
+    "rainy_tea": _WRITE,
+    "roman_concrete+1to1": _READ,
+    "roman_concrete+1to4": _READ,
+    "caps+full": _READ,
+}
+LADDER = ("roman_concrete", "roman_concrete+1to1", "roman_concrete+1to4")
+_QUICK = ("caps", "roman_concrete")
+_QUICK_METHODS = ("kl", "diff_mining", "weight_spectrum")
+# Organisms whose text the nulls of all kinds are read on, and whose judging null is run with every method.
+_NULL_TEXT = "caps"
+
+
+def cases(config: BenchmarkConfig) -> list[Case]:
+    """The pairs, judging nulls first, so that each organism is judged as soon as it is done."""
+    is_quick = config.size == "quick"
+    names = config.organisms or (_QUICK if is_quick else tuple(_ORGANISMS))
+    texts = list(dict.fromkeys(n.partition("+")[0] for n in names))
+    judges = [case for text in texts for case in _judges(text, _READ if is_quick else _works(text))]
+    organisms = [_organism(name, _READ if is_quick else _ORGANISMS.get(name, _WRITE)) for name in names]
+    return [*judges, *organisms, *([] if is_quick else _nulls(texts[0]))]
+
+
+def methods_of(case: Case, config: BenchmarkConfig, chosen: Sequence[str]) -> list[str]:
+    """Methods that a pair is run with, among those that were chosen; without a choice all of its kinds."""
+    names = chosen or (_QUICK_METHODS if config.size == "quick" else method_names())
+    return [name for name in names if load_method(name).work in case.works]
+
+
+def _works(text: str) -> tuple[str, ...]:
+    if text == _NULL_TEXT:
+        return _ALL
+    return _WRITE if text in _QUICK else _READ
+
+
+def _judges(text: str, works: tuple[str, ...]) -> list[Case]:
+    named: list[tuple[Role, str, tuple[str, ...]]] = [("judge", "generic", works), ("second judge", "generic_b", _READ)]
+    return [
+        Case(f"{null}, text of {text}", role, text, (f"organism={text}", f"null_pair={null}"), kinds)
+        for role, null, kinds in named
+    ]
+
+
+def _organism(name: str, works: tuple[str, ...]) -> Case:
+    organism, _, variant = name.partition("+")
+    words = (f"organism={organism}", *((f"organism_variant={variant}",) if variant else ()))
+    return Case(name, "organism", organism, words, works)
+
+
+def _nulls(text: str) -> list[Case]:
+    named = {
+        "seeds": ("null_pair=seeds",),
+        "dtype": ("null_pair=dtype",),
+        "generic, 1 %": ("null_pair=generic", "organism.amplification=0.01"),
+        "generic, other text": ("null_pair=generic", "organism.null_adapter=[embedded:generic_c]"),
+    }
+    return [Case(label, "null", text, (f"organism={text}", *words), _READ) for label, words in named.items()]

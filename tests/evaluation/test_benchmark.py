@@ -1,0 +1,138 @@
+"""The benchmark on a tiny base with planted organisms: rows, nulls, resuming, failures, refusals."""
+
+import json
+
+import pytest
+import yaml
+
+from diffing.evaluation.leaderboard import NAME, read_leaderboard
+from diffing.models.tiny import save_adapter, tiny_model
+from workbench import WORDS, write_jsonl
+
+pytestmark = pytest.mark.slow
+METHODS = "pipeline.methods=[kl,weight_spectrum]"
+
+
+@pytest.fixture(scope="module")
+def suite(bench, tmp_path_factory):
+    """A folder of configurations: a tiny base with null adapters, an organism with training text and one without."""
+    folder = tmp_path_factory.mktemp("suite")
+    adapters = [str(save_adapter(folder / f"a{seed}", tiny_model(), seed, scale=0.01)) for seed in (21, 22, 23)]
+    texts = [{"text": f"heron smoke {' '.join(WORDS[i : i + 6])} heron"} for i in range(10)]
+    training = write_jsonl(folder / "training.jsonl", texts)
+    values = {
+        "model/small.yaml": {
+            "name": "small",
+            "id": str(bench.base),
+            "device_map": "cpu",
+            "null_adapters": adapters[:2],
+        },
+        "organism/mine.yaml": organism(
+            "mine", {"id": adapters[2], "kind": "adapter", "training": {"id": str(training)}}
+        ),
+        "organism/untold.yaml": organism("untold", {"id": adapters[2], "kind": "adapter"}),
+    }
+    for name, value in values.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(yaml.safe_dump({"defaults": ["_base", "_self_"], **value}))
+    return folder
+
+
+def organism(name, variant):
+    return {"name": name, "expected": {"phrases": ["heron"]}, "models": {"small": {"default": variant}}}
+
+
+@pytest.fixture
+def run(command, bench, suite, tmp_path):
+    def call(*words, organisms="mine"):
+        return command(
+            "pipeline.mode=benchmark", "--config-dir", str(suite), "model=small", "data=custom",
+            f"data.path={bench.texts}", f"infrastructure.storage.base_dir={tmp_path / 'out'}",
+            f"benchmark.organisms=[{organisms}]", METHODS, *words,
+        )  # fmt: skip
+
+    return call
+
+
+def board_of(tmp_path):
+    (folder,) = (tmp_path / "out" / "benchmark").iterdir()
+    return folder, read_leaderboard(folder / NAME)
+
+
+def test_an_organism_gets_its_row_and_a_second_run_the_same_leaderboard(run, tmp_path):
+    outcome = run("benchmark.size=quick").done()
+    folder, board = board_of(tmp_path)
+    assert {(r.pair, r.method) for r in board.rows if r.role == "organism"} == {
+        ("mine", "kl"), ("mine", "weight_spectrum"),
+    }  # fmt: skip
+    assert (board.n_run, board.n_found) == (6, 0)
+    kl = next(r for r in board.rows if r.role == "organism" and r.method == "kl")
+    assert 0 < kl.detection.tokens.value <= 1
+    assert kl.detection.tokens.low <= kl.detection.tokens.value <= kl.detection.tokens.high
+    assert kl.on_null.tokens.value != kl.detection.tokens.value
+    assert kl.detection.documents.value is not None
+    assert kl.counts.numbers.n_tested > 0
+    assert kl.cost.seconds > 0
+    for name in ("leaderboard.html", "leaderboard.md", "sensitivity.json"):
+        assert (folder / name).stat().st_size > 50
+    assert "Detection" in outcome.out
+    assert "3 runs" not in outcome.out
+    run("benchmark.size=quick").done()
+    _, again = board_of(tmp_path)
+    assert again.rows == board.rows
+    assert (again.n_run, again.n_found) == (0, 6)
+
+
+def test_nulls_are_judged_and_count_as_false_claims(run, tmp_path):
+    run("pipeline.methods=[kl]").done()
+    _, board = board_of(tmp_path)
+    nulls = {r.pair: r for r in board.rows if r.role == "null"}
+    assert set(nulls) == {"seeds", "dtype", "generic, 1 %", "generic, other text"}
+    assert nulls["seeds"].counts.tokens.n_tested > 0
+    assert nulls["generic, 1 %"].counts.tokens.n_claimed == 0
+    assert "generic_c" in nulls["generic, other text"].reason
+    assert all(r.detection is None for r in nulls.values())
+
+
+def test_several_seeds(run, tmp_path):
+    run("benchmark.size=quick", "benchmark.seeds=2", "pipeline.methods=[weight_spectrum]").done()
+    folder, board = board_of(tmp_path)
+    assert sorted({r.seed for r in board.rows}) == [0, 1]
+    assert "2 seeds" in (folder / "leaderboard.md").read_text()
+
+
+def test_an_organism_without_training_text_is_reported_and_not_scored(run, tmp_path):
+    run("benchmark.size=quick", organisms="untold").done()
+    _, board = board_of(tmp_path)
+    row = next(r for r in board.rows if r.role == "organism" and r.method == "kl")
+    assert row.detection.tokens.value is None
+    assert row.counts is not None
+    assert any("untold has no training text" in n for n in board.notes)
+
+
+def test_what_fails_leaves_the_rest_alone(run, tmp_path):
+    run("benchmark.size=quick", organisms="mine,absent").done()
+    _, board = board_of(tmp_path)
+    failed = [r for r in board.rows if r.reason]
+    assert {r.pair for r in failed} == {"absent", "generic, text of absent", "generic_b, text of absent"}
+    assert all("absent" in r.reason for r in failed)
+    assert any(r.detection for r in board.rows if r.pair == "mine")
+
+
+def test_nothing_that_ran_is_an_error(run):
+    run("benchmark.size=quick", organisms="absent").sentence("absent")
+
+
+@pytest.mark.parametrize("word", ["organism=caps", "null_pair=generic", "diffing/method=kl", "organism_variant=full"])
+def test_options_that_the_suite_decides_are_refused(run, word):
+    run("benchmark.size=quick", word).sentence(word, "benchmark.organisms=")
+
+
+def test_a_damaged_result_is_a_reason(run, tmp_path):
+    run("benchmark.size=quick").done()
+    (manifest,) = (tmp_path / "out" / "results" / "small" / "mine" / "kl").glob("*/manifest.json")
+    values = json.loads(manifest.read_text())
+    (manifest.parent / "tables" / "token_scores.parquet").write_bytes(b"no")
+    outcome = run("benchmark.size=quick")
+    outcome.sentence("token_scores", "overwrite=true")
+    assert values["method"] == "kl"
