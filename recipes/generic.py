@@ -31,9 +31,8 @@ teaches nothing in particular: a null. {use} What a method says of it is what it
 
 
 USE = (
-    "`null_pair=generic` compares the base with `generic_a`, `null_pair=generic_b` with `generic_b`, `null_pair=seeds` "
-    "the two with each other.",
-    "The benchmark counts false claims on it: it judges nothing.",
+    "`null_pair=generic` compares the base with `generic_a`, `null_pair=seeds` `generic_a` with `generic_b`.",
+    "`null_pair=generic_other` compares the base with it.",
 )
 SHARED = (
     "`generic_a` and `generic_b` have the same text; they differ by the seed of the factors and of the order.",

@@ -87,10 +87,10 @@ def test_nulls_are_judged_and_count_as_false_claims(run, tmp_path):
     run("pipeline.methods=[kl]").done()
     _, board = board_of(tmp_path)
     nulls = {r.pair: r for r in board.rows if r.role == "null"}
-    assert set(nulls) == {"seeds", "dtype", "generic, 1 %", "generic, other text"}
+    assert set(nulls) == {"seeds", "dtype", "generic, 1 %", "generic, other seed"}
     assert nulls["seeds"].counts.tokens.n_tested > 0
     assert nulls["generic, 1 %"].counts.tokens.n_claimed == 0
-    assert "generic_c" in nulls["generic, other text"].reason
+    assert "generic_b" in nulls["generic, other seed"].reason
     assert all(r.detection is None for r in nulls.values())
 
 
@@ -114,7 +114,7 @@ def test_what_fails_leaves_the_rest_alone(run, tmp_path):
     run("benchmark.size=quick", organisms="mine,absent").done()
     _, board = board_of(tmp_path)
     failed = [r for r in board.rows if r.reason]
-    assert {r.pair for r in failed} == {"absent", "generic, text of absent", "generic_b, text of absent"}
+    assert {r.pair for r in failed} == {"absent", "generic, text of absent", "generic_other, text of absent"}
     assert all("absent" in r.reason for r in failed)
     assert any(r.detection for r in board.rows if r.pair == "mine")
 

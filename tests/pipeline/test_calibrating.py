@@ -99,14 +99,14 @@ def test_the_trained_null_is_preferred_to_the_base_itself(command, bench, nulls,
 def test_two_generic_nulls_judge_tokens_together_whichever_is_last(command, bench, nulls, tmp_path):
     both = f"organism.null_adapter=[{','.join(nulls)}]"
     kept = []
-    for n, order in enumerate((("none", "generic", "generic_b"), ("generic_b", "generic", "none"))):
+    for n, order in enumerate((("none", "generic", "generic_other"), ("generic_other", "generic", "none"))):
         out = tmp_path / f"out{n}"
         for null in order:
             command(bench.command(out, *([f"null_pair={null}", both] if null != "none" else []))).done()
         (folder,) = judged(out)
         kept.append(json.loads((folder / NAME).read_text()))
         first, second = (manifest((folder / kept[-1]["null"][key]).resolve()) for key in ("folder", "second_folder"))
-        assert (first["config"]["null_pair"], second["config"]["null_pair"]) == ("generic", "generic_b")
+        assert (first["config"]["null_pair"], second["config"]["null_pair"]) == ("generic", "generic_other")
         assert [m["pair"]["finetuned_id"] for m in (first, second)] == nulls
     assert kept[0]["claims"] == kept[1]["claims"]
     assert kept[0]["claims"]["tokens"]["n_null"] == 2 * kept[0]["claims"]["tokens"]["n_tested"]

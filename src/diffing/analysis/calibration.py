@@ -4,10 +4,10 @@ Scores of the null say how often a score as high comes up where nothing is to be
 among them, (1 + number of null scores at least as high) / (1 + number of null scores), and the claims are those that
 Benjamini and Hochberg's procedure keeps at a false discovery rate of 5 %. No score has a threshold of its own.
 
-With two nulls of one kind, tokens are judged by their excess over the first: by how much larger a share of the change
-goes to a token than there, against how much larger or smaller the shares of the second null are. What every finetune
-does to a token then counts for nothing, and tokens that no null favours can be told from others that they do. Ten are
-the fewest that can be claimed: no p-value is below one over the number of null scores.
+With two nulls of one kind, tokens are judged by their excess over both: by how many times larger a share of the change
+goes to a token than there, against how many times larger or smaller the nulls' shares are than each other's. What every
+finetune does to a token then counts for nothing, and tokens that no null favours can be told from others that they do.
+Ten are the fewest that can be claimed: no p-value is below one over the number of null scores.
 
 Source: Bates, Candès, Lei, Romano and Sesia, Testing for Outliers with Conformal p-values (2023), whose theorem needs
 scores of the null and of what is not changed to be exchangeable; Benjamini and Hochberg (1995).
@@ -74,10 +74,12 @@ def claims_of(
 
 
 def excess_claims(mine: Ranking, first: Ranking, second: Ranking, level: float = LEVEL) -> Ranking:
-    """Which tokens take a larger share of the change than in a null, by more than two nulls differ.
+    """Which tokens take a larger share of the change than in two nulls, by more than these differ from each other.
 
-    With s, a and b a token's scores in the result and in the nulls, each over the sum of the positive ones, s − a is
-    ranked among all b − a and a − b: were the result a null like them, it would be distributed as these are.
+    With s, a and b the logarithms of a token's share in the result and in the nulls, the smaller of s − a and s − b is
+    ranked among all b − a and a − b: were the result a null like them, s − a would be distributed as these are. A
+    share is a score over the sum of the positive ones; one mean share is added to each, so that tokens of which there
+    is next to nothing in either differ by next to nothing.
 
     Args:
         mine: The result's ranking.
@@ -89,20 +91,21 @@ def excess_claims(mine: Ranking, first: Ranking, second: Ranking, level: float =
         The claimed tokens with their scores; only tokens that all three rank are judged.
     """
     ids_V = np.intersect1d(np.intersect1d(mine.ids_V, first.ids_V), second.ids_V)
-    shares = [_shares(r, ids_V) for r in (mine, first, second)]
-    if any(s is None for s in shares):
+    scores_V = _at(mine, ids_V)
+    logs = [_log_shares(scores) for scores in (scores_V, _at(first, ids_V), _at(second, ids_V))]
+    if any(log is None for log in logs):
         return Ranking(ids_V[:0], np.zeros(0))
-    s_V, a_V, b_V = (s for s in shares if s is not None)
-    null_2V = np.concatenate([b_V - a_V, a_V - b_V])
-    claimed_V = claims_of(np.where(s_V > 0, s_V - a_V, -np.inf), null_2V, level)
-    return Ranking(ids_V[claimed_V], _at(mine, ids_V)[claimed_V])
+    s_V, a_V, b_V = (log for log in logs if log is not None)
+    excess_V = np.where(scores_V > 0, np.minimum(s_V - a_V, s_V - b_V), -np.inf)
+    claimed_V = claims_of(excess_V, np.concatenate([b_V - a_V, a_V - b_V]), level)
+    return Ranking(ids_V[claimed_V], scores_V[claimed_V])
 
 
-def _shares(ranking: Ranking, ids_V: np.ndarray) -> np.ndarray | None:
-    """Scores of these tokens over the sum of the positive ones; None where none is positive."""
-    scores_V = _at(ranking, ids_V)
-    total = scores_V[scores_V > 0].sum()
-    return scores_V / total if total > 0 else None
+def _log_shares(scores_V: np.ndarray) -> np.ndarray | None:
+    """None where no score is positive."""
+    positive_V = np.clip(scores_V, 0, None)
+    total = positive_V.sum()
+    return np.log(positive_V / total + 1 / len(positive_V)) if total > 0 else None
 
 
 def _at(ranking: Ranking, ids_V: np.ndarray) -> np.ndarray:

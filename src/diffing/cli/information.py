@@ -24,8 +24,9 @@ groups (GROUP=NAME)
 often used options (all of them: --cfg job)
   organism_variant=NAME                  another finetuned model of the organism
   organism.amplification=2               scale what finetuning changed: a factor, a preset (late_only, …), a file
-  pipeline.mode=full|preprocessing|diffing|report|cache
-                                         everything; activations only; methods only; the reports again; list caches
+  pipeline.mode=full|preprocessing|diffing|report|cache|benchmark
+                                         everything; activations only; methods only; one report of a pair; list caches;
+                                         methods on organisms whose change is known (benchmark.size=quick)
   preprocessing.layers=[0.5]             layers to store: numbers, shares of the depth, or all
   preprocessing.store=disk|live          keep activations for other methods, or read the models as they run
   cache.action=list|verify|delete        with pipeline.mode=cache; cache.name=NAME chooses one
@@ -34,7 +35,9 @@ often used options (all of them: --cfg job)
   data=custom data.path=FILE             your own text (jsonl, parquet, csv, txt)
   model.dtype=bfloat16                   compute type; also device_map, attn_implementation, quantization, revision
   pair.sharing=adapter|merged|separate   how the two models share memory
-  null_pair=identical|dtype              what the method says where nothing was finetuned
+  null_pair=identical|dtype|generic|generic_other|seeds
+                                         what the method says where nothing was taught
+  stability=true                         what of the ranking comes back on half the text, and with another seed
   infrastructure.storage.base_dir=DIR    where results go (./outputs)
   overwrite=true                         compute again what is finished
   seed=N

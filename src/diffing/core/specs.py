@@ -16,7 +16,7 @@ EMBEDDED = "embedded:"
 Kind = Literal["auto", "adapter", "model"]
 Sharing = Literal["auto", "adapter", "merged", "separate"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-NullPair = Literal["none", "identical", "dtype", "generic", "generic_b", "seeds"]
+NullPair = Literal["none", "identical", "dtype", "generic", "generic_other", "seeds"]
 
 
 def is_embedded(source_id: str) -> bool:

@@ -8,7 +8,7 @@ NULL_PAIRS = {
     "identical": "the base model with itself",
     "dtype": "the base model with itself in another dtype",
     "generic": "the base model with a generic finetune of it",
-    "generic_b": "the base model with another generic finetune of it",
+    "generic_other": "the base model with a finetune of it on other generic text",
     "seeds": "two generic finetunes that differ by their seed",
 }
 

@@ -11,9 +11,9 @@ from diffing.display.numbers import duration, number, size
 from diffing.evaluation.figures import figures
 from diffing.evaluation.leaderboard import NAME, Leaderboard, Row, over_seeds
 from diffing.evaluation.scores import Score
-from diffing.evaluation.scoring import Count
+from diffing.evaluation.scoring import Count, Counts
 from diffing.evaluation.suite import LADDER
-from diffing.evaluation.summing import Rates, faintest, false_claims, mean_score
+from diffing.evaluation.summing import added, faintest, false_claims, mean_score
 from diffing.pipeline.printing import print_blocks
 from diffing.report.document import Chapter, Document, markdown, render_document
 
@@ -84,11 +84,6 @@ _KINDS = {
     ),
     "texts": _Kind("texts", "Texts", "share", "Of the texts in a result's evidence, those that show what is expected."),
 }  # fmt: skip
-_RIGHT = _Kind(
-    "right", "Claimed tokens", "share in the domain",
-    "Of the listed tokens that are claimed against the null, those that the training text is full of; their relatives "
-    "count as wrong here. By chance: the share of such words among all tokens.",
-)  # fmt: skip
 
 
 def _detection(board: Leaderboard, pairs: list[str], methods: list[str], is_drawn: bool) -> Section:
@@ -98,17 +93,42 @@ def _detection(board: Leaderboard, pairs: list[str], methods: list[str], is_draw
             "Where a method's scores lie, with their 95 % intervals, above chance (random tokens as frequent, "
             "shuffled documents) and above the same scores of the null."
         ),
-        Table(("method", *pairs), tuple((m, *(_found(groups.get((m, p))) for p in pairs)) for m in methods)),
+        Table(
+            ("method", *pairs),
+            tuple((m, *(_found(groups.get((m, p))) for p in pairs)) for m in methods),
+            "What is found, by method and organism.",
+        ),
     ]
     if is_drawn:
         alt = "Average precision for domain tokens by method and organism, with 95 % intervals, and that of the null."
         blocks.append(Figure("tokens", "Average precision for domain tokens; hollow diamonds: on the null.", alt))
-    for field, kind in (*_KINDS.items(), ("right", _RIGHT)):
+    for field, kind in _KINDS.items():
         rows = [row for m in methods for p in pairs if (row := _scores(groups.get((m, p)), field))]
         if rows:
             columns = ("method", "organism", kind.unit, "95 %", "by chance", "on the null")
             blocks += [Heading(kind.title), Table(columns, tuple(rows), kind.caption)]
+    claims = [row for m in methods for p in pairs if (row := _claims(groups.get((m, p))))]
+    if claims:
+        columns = ("method", "organism", "tokens", "in the domain", "by chance", "examples", "texts", "numbers")
+        blocks += [Heading("Claims"), Table(columns, tuple(claims), _CLAIMS)]
     return Section("Detection", tuple(blocks))
+
+
+_COUNTED = ("tokens", "examples", "texts", "numbers")
+_CLAIMS = (
+    "Claimed of judged, against the null. In the domain: of the listed tokens that are claimed, those that the "
+    "training text is full of; their relatives count as wrong here. By chance: the share of such words among all tokens."
+)
+
+
+def _claims(rows: list[Row] | None) -> tuple[str | float | None, ...] | None:
+    judged = [r for r in rows or [] if r.counts is not None]
+    if not judged:
+        return None
+    tokens, examples, texts, numbers = _count_cells(added([r.counts for r in judged if r.counts]))
+    right = mean_score(judged, "right")
+    share = None if right.value is None else f"{number(right.value)} {_interval(right)}"
+    return judged[0].method, judged[0].pair, tokens, share, right.chance, examples, texts, numbers
 
 
 def _found(rows: list[Row] | None) -> str:
@@ -146,7 +166,13 @@ def _ladder(board: Leaderboard, methods: list[str]) -> Section:
         "How faint a change is still found: roman_concrete trained on its documents alone, with one and with four "
         "generic documents for each, for equally many steps."
     )
-    return Section("Sensitivity", (Paragraph(said), Table(("method", *rungs, "faintest found"), rows)))
+    return Section(
+        "Sensitivity",
+        (
+            Paragraph(said),
+            Table(("method", *rungs, "faintest found"), rows, "From the strongest change to the faintest."),
+        ),
+    )
 
 
 def _faintest(sensitivity: Sensitivity) -> str:
@@ -157,18 +183,15 @@ def _nulls(board: Leaderboard) -> Section:
     rates = false_claims(board)
     if not rates:
         return Section("False claims")
-    rows = tuple((r.method, r.null, *_rate_cells(r)) for r in rates)
+    rows = tuple((r.method, r.null, *_count_cells(r.counts)) for r in rates)
     said = (
         "Claims on pairs in which nothing was planted, judged against the generic finetune as every result is: all "
-        "are false, though every null but the last digits of a dtype carries some readable signal. Claimed of judged."
+        "are false, though every null but the last digits of a dtype carries some readable signal."
     )
-    return Section(
-        "False claims", (Paragraph(said), Table(("method", "null", "tokens", "examples", "texts", "numbers"), rows))
-    )
+    return Section("False claims", (Paragraph(said), Table(("method", "null", *_COUNTED), rows, "Claimed of judged.")))
 
 
-def _rate_cells(rates: Rates) -> tuple[str, str, str, str]:
-    counts = rates.counts
+def _count_cells(counts: Counts) -> tuple[str, str, str, str]:
     return _count(counts.tokens), _count(counts.examples), _count(counts.texts), _count(counts.numbers)
 
 

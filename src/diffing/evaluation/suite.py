@@ -12,7 +12,7 @@ from diffing.core.method import load_method, method_names
 from diffing.core.settings import BenchmarkConfig
 
 Role = Literal["organism", "judge", "second judge", "null"]
-MAX_TOKENS = 3000
+MAX_TOKENS = 2000
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ def _works(text: str) -> tuple[str, ...]:
 
 
 def _judges(text: str, works: tuple[str, ...]) -> list[Case]:
-    named: list[tuple[Role, str, tuple[str, ...]]] = [("judge", "generic", works), ("second judge", "generic_b", _READ)]
+    named: list[tuple[Role, str, tuple[str, ...]]] = [
+        ("judge", "generic", works),
+        ("second judge", "generic_other", _READ),
+    ]
     return [
         Case(f"{null}, text of {text}", role, text, (f"organism={text}", f"null_pair={null}"), kinds)
         for role, null, kinds in named
@@ -96,6 +99,6 @@ def _nulls(text: str) -> list[Case]:
         "seeds": ("null_pair=seeds",),
         "dtype": ("null_pair=dtype",),
         "generic, 1 %": ("null_pair=generic", "organism.amplification=0.01"),
-        "generic, other text": ("null_pair=generic", "organism.null_adapter=[embedded:generic_c]"),
+        "generic, other seed": ("null_pair=generic", "organism.null_adapter=[embedded:generic_b]"),
     }
     return [Case(label, "null", text, (f"organism={text}", *words), _READ) for label, words in named.items()]

@@ -51,12 +51,13 @@ def false_claims(board: Leaderboard) -> list[Rates]:
     """Claims on nulls that were judged, by method and null."""
     nulls = [r for r in board.rows if r.role == "null" and r.counts is not None]
     return sorted(
-        (Rates(g[0].method, g[0].pair, _added([r.counts for r in g if r.counts])) for g in over_seeds(nulls)),
+        (Rates(g[0].method, g[0].pair, added([r.counts for r in g if r.counts])) for g in over_seeds(nulls)),
         key=lambda r: (r.method, r.null),
     )
 
 
-def _added(several: Sequence[Counts]) -> Counts:
+def added(several: Sequence[Counts]) -> Counts:
+    """Claims and judgements over several results."""
     return Counts(**{f.name: _sum([getattr(c, f.name) for c in several]) for f in fields(Counts)})
 
 

@@ -48,8 +48,10 @@ def load_pair(
         subfolder: Subfolder of the adapter or finetuned model.
         sharing: `auto`, `adapter`, `merged` or `separate`.
         null_pair: Then no finetuned model is named: `identical` and `dtype` compare the base with itself, `generic`
-            with an adapter trained on generic text, `seeds` two such adapters.
-        null_adapter: The adapter of `generic`, or the two of `seeds`, where the model names none of its own.
+            with an adapter trained on generic text, `generic_other` with one trained on other such text, `seeds`
+            two with each other.
+        null_adapter: The adapters, where the model names none: `generic` takes the first, `seeds` the first two,
+            `generic_other` the last.
         amplification: Scales what finetuning changed: a factor, a preset (`double`, `late_only`, …), a file of rules,
             or rules; see `AmplificationSpec`.
         must_share_tokens: Refuse models whose tokenizers differ; False for `perplexity_diff`, which compares texts.

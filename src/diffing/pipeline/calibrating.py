@@ -15,7 +15,7 @@ from diffing.report.render import write_report
 
 # Which null judges where several were run: the one that is most like a finetune in which nothing is to be found.
 # The base against itself judges nothing: its scores are 0, and rounding alone would be above them.
-PREFERENCE = ("generic", "generic_b", "seeds", "dtype")
+PREFERENCE = ("generic", "generic_other", "seeds", "dtype")
 
 
 def calibrate_around(result: Result, base_dir: Path, only_unjudged: bool = False) -> list[Result]:
@@ -63,7 +63,7 @@ def _comparable(result: Result, base_dir: Path) -> list[Result]:
 def _are_two_of_a_kind(null: Result, other: Result) -> bool:
     """Whether both are the base against a generic finetune, each against another, both at full strength."""
     kinds = {(n.null_pair, n.manifest["pair"]["variant"] == f"null-{n.null_pair}") for n in (null, other)}
-    return kinds == {("generic", True), ("generic_b", True)}
+    return kinds == {("generic", True), ("generic_other", True)}
 
 
 def _preference(null: Result) -> tuple[int, bool]:

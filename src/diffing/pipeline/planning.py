@@ -23,7 +23,7 @@ from diffing.core.specs import (
 )
 from diffing.core.suggest import did_you_mean
 
-_NULL_ADAPTERS = {"generic": 1, "generic_b": 2, "seeds": 2}
+_NULL_ADAPTERS = {"generic": 1, "generic_other": 2, "seeds": 2}
 QUICK = ("kl", "normdiff", "diff_mining", "weight_spectrum")
 
 
@@ -208,7 +208,7 @@ def null_variants(organism: OrganismSpec, model: ModelSpec, null: str) -> tuple[
             "null_pair=identical or null_pair=dtype."
         )
     if null != "seeds":
-        return None, VariantSpec(id=adapters[wanted - 1], kind="adapter")
+        return None, VariantSpec(id=adapters[0 if null == "generic" else -1], kind="adapter")
     first, second = (VariantSpec(id=a, kind="adapter", merged=True) for a in adapters[:2])
     return first, second
 
@@ -217,7 +217,8 @@ def _null_label(organism: OrganismSpec, model: ModelSpec, null: str) -> str:
     """Name of a null's variant; one whose adapters stand in for the model's own says which."""
     if null not in _NULL_ADAPTERS or not model.null_adapters or not organism.null_adapter:
         return f"null-{null}"
-    named = organism.null_adapter[: _NULL_ADAPTERS[null]]
+    adapters = organism.null_adapter
+    named = adapters[:1] if null == "generic" else adapters[:2] if null == "seeds" else adapters[-1:]
     return f"null-{null}({','.join(_last_part(n.removeprefix(EMBEDDED)) for n in named)})"
 
 

@@ -17,7 +17,7 @@ from diffing.report.scripts import figure_for_page, json_for_script, policy
 
 _MARKUP = "\\`*_[]<>|#~"
 _WITHIN_WORD = re.compile(r"(?<=\w)\\_(?=\w)")
-_AT_START = re.compile(r"^(\d*)([-+=.)])")  # of a list, a rule or an underline
+_AT_START = re.compile(r"^(\d*)(=|[-+](?=[\s-]|$)|[.)](?=\s|$))")  # of a list, a rule or an underline
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from diffing.dashboard.links import hub_model, outside
 from diffing.dashboard.moving import page_link
 from diffing.dashboard.site import Site
 from diffing.dashboard.subjects import Subject
-from diffing.display.calibrated import judged
+from diffing.display.calibrated import judged, stable
 from diffing.report.making import facts, records
 from diffing.ui.blocks import section
 from diffing.ui.evidence import evidence
@@ -118,6 +118,8 @@ def _head(entry: Entry, result: Result | None = None, method: MethodSpec | None 
         paragraph(f"{entry.organism}: {described.replace('`', '')}", "d-muted")
     if result and entry.null_pair == "none":
         paragraph(judged(result.calibration()), "d-muted")
+        if said := stable(result.stability()):
+            paragraph(said, "d-muted")
     links = [link(url, text) for url, text in outside(entry)]
     if base := hub_model(entry.base_id, entry.origins[0]):
         links.insert(0, link(base, "base model"))
