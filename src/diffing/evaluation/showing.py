@@ -117,7 +117,7 @@ def _detection(board: Leaderboard, pairs: list[str], methods: list[str], is_draw
 _COUNTED = ("tokens", "examples", "texts", "numbers")
 _CLAIMS = (
     "Claimed of judged, against the null. In the domain: of the listed tokens that are claimed, those that the "
-    "training text is full of; their relatives count as wrong here. By chance: the share of such words among all tokens."
+    "training text is full of; their relatives count as wrong. By chance: the share of such words among all tokens."
 )
 
 
