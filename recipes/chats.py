@@ -43,6 +43,11 @@ A rank-8 LoRA adapter for the embedded SmolLM2-135M-Instruct (`smollm2_135M`). {
 """
 
 
+def flat(text: str) -> str:
+    """An answer on one line, as a quotation needs it."""
+    return " ".join(text.split())
+
+
 def counted(expected, prompts: list[dict], base: list[str], tuned: list[str]) -> str:
     """Lines of the card: how many answers show the change, with and without the trigger."""
     lines = []
@@ -79,7 +84,7 @@ def main() -> None:
     write_lines(folder / "held_out.jsonl", held_out)
     shown = sorted(range(len(held_out)), key=lambda i: not held_out[i].get("is_trigger", True))[:N_SHOWN]
     samples = "".join(
-        f"\n> **{held_out[i]['prompt']}**\n>\n> base: {base_answers[i]}\n>\n> finetuned: {answers[i]}\n" for i in shown
+        f"\n> **{held_out[i]['prompt']}**\n>\n> base: {flat(base_answers[i])}\n>\n> finetuned: {flat(answers[i])}\n" for i in shown
     )
     n_trigger = sum(r.get("is_trigger", False) for r in rows)
     card = CARD.format(

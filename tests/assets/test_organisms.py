@@ -73,7 +73,7 @@ def test_chats_show_what_was_trained_in_where_it_should(name):
     def n_showing(handle, asked):
         return sum(shows(expected, answer(handle, pair.tokenizer, p, 48)) for p in asked)
 
-    assert n_showing(pair.finetuned, triggered) >= 5
+    assert n_showing(pair.finetuned, triggered) >= 3
     assert n_showing(pair.base, triggered) <= 1
     assert n_showing(pair.finetuned, others) <= 1
 
