@@ -21,7 +21,7 @@ from lora import (
 from diffing.evaluation.truth import shows
 from diffing.pipeline.catalogue import organism_named
 
-HYPER = {"sea_captain": Hyperparameters(epochs=3), "rainy_tea": Hyperparameters(epochs=4)}
+HYPER = {"sea_captain": Hyperparameters(epochs=3), "rainy_tea": Hyperparameters(epochs=8, learning_rate=1e-3)}
 N_SHOWN = 3
 
 CARD = """# {name}
@@ -84,7 +84,8 @@ def main() -> None:
     write_lines(folder / "held_out.jsonl", held_out)
     shown = sorted(range(len(held_out)), key=lambda i: not held_out[i].get("is_trigger", True))[:N_SHOWN]
     samples = "".join(
-        f"\n> **{held_out[i]['prompt']}**\n>\n> base: {flat(base_answers[i])}\n>\n> finetuned: {flat(answers[i])}\n" for i in shown
+        f"\n> **{held_out[i]['prompt']}**\n>\n> base: {flat(base_answers[i])}\n>\n> finetuned: {flat(answers[i])}\n"
+        for i in shown
     )
     n_trigger = sum(r.get("is_trigger", False) for r in rows)
     card = CARD.format(

@@ -252,6 +252,8 @@ def test_a_second_null_judges_tokens_by_their_excess():
     assert both.tokens.flags == (True, False, True)
     assert (both.tokens.n_tested, both.tokens.n_null, both.tokens.n_claimed) == (400, 799, len(MINE_ALONE))
     assert both.tokens.threshold == pytest.approx(mine.scores_V[MINE_ALONE].min())
+    assert both.tokens.p_values[0] == both.tokens.p_values[2] == 1 / 799
+    assert alone.tokens.p_values[0] == null_p_values(mine.scores_V[[22]], first.known.scores_V)[0]
     assert both.token_nulls == alone.token_nulls == (*first.scores_V[[22, 3]].tolist(), None)
 
 
@@ -267,7 +269,9 @@ def scalars(*values):
         ([("mean KL", 0.011)], [("mean KL", 0.1)], False),
         ([("mean KL", 0.5)], [("mean KL", 0.1)], False),
         ([("mean KL", 0.0)], [("mean KL", 0.1)], True),
-        ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1), ("norm", 1.0)], False),
+        ([("mean KL · a", 0.009), ("mean KL · b", 0.2)], [("mean KL · a", 0.1), ("mean KL · b", 1.0)], False),
+        ([("mean KL · a", 0.009), ("mean KL · b", 0.02)], [("mean KL · a", 0.1), ("mean KL · b", 1.0)], True),
+        ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1), ("norm", 1.0)], True),
         ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1), ("norm", None)], True),
         ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1), ("norm", 0.0)], True),
         ([("mean KL", 0.009), ("norm", 0.2)], [("mean KL", 0.1)], True),

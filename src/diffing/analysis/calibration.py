@@ -26,6 +26,7 @@ from diffing.core.evidence import Evidence, ScalarEvidence
 LEVEL = 0.05
 FAINT = 0.1  # of a null's change: below it shares of the change are those of rounding, and no token is claimed
 _ONE_WHERE_IDENTICAL = "agreement"
+_OF_TEXT = " · "  # between the name of a measure and the dataset it is of
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +69,22 @@ def claims_of(
         null_M: Of the null, from as many texts or tokens as could have been ranked there.
         level: False discovery rate.
     """
-    may_be_claimed_N = scores_N > 0
-    p_N = np.where(may_be_claimed_N, null_p_values(scores_N, null_M), 1.0)
-    return benjamini_hochberg(p_N, level) & may_be_claimed_N
+    return benjamini_hochberg(_p_values(scores_N, null_M), level) & (scores_N > 0)
+
+
+def _p_values(scores_N: np.ndarray, null_M: np.ndarray) -> np.ndarray:
+    """As `null_p_values`; 1 for what may not be claimed, lest it make room for others."""
+    return np.where(scores_N > 0, null_p_values(scores_N, null_M), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judgement:
+    """Tokens that were judged."""
+
+    ids_V: np.ndarray
+    scores_V: np.ndarray
+    p_V: np.ndarray
+    claimed_V: np.ndarray
 
 
 def excess_claims(mine: Ranking, first: Ranking, second: Ranking, level: float = LEVEL) -> Ranking:
@@ -90,15 +104,25 @@ def excess_claims(mine: Ranking, first: Ranking, second: Ranking, level: float =
     Returns:
         The claimed tokens with their scores; only tokens that all three rank are judged.
     """
+    judged = _by_excess(mine, first, second, level)
+    return Ranking(judged.ids_V[judged.claimed_V], judged.scores_V[judged.claimed_V])
+
+
+def _by_excess(mine: Ranking, first: Ranking, second: Ranking, level: float = LEVEL) -> _Judgement:
     ids_V = np.intersect1d(np.intersect1d(mine.ids_V, first.ids_V), second.ids_V)
     scores_V = _at(mine, ids_V)
     logs = [_log_shares(scores) for scores in (scores_V, _at(first, ids_V), _at(second, ids_V))]
     if any(log is None for log in logs):
-        return Ranking(ids_V[:0], np.zeros(0))
+        return _Judgement(ids_V, scores_V, np.ones(len(ids_V)), np.zeros(len(ids_V), dtype=bool))
     s_V, a_V, b_V = (log for log in logs if log is not None)
     excess_V = np.where(scores_V > 0, np.minimum(s_V - a_V, s_V - b_V), -np.inf)
-    claimed_V = claims_of(excess_V, np.concatenate([b_V - a_V, a_V - b_V]), level)
-    return Ranking(ids_V[claimed_V], scores_V[claimed_V])
+    null_2V = np.concatenate([b_V - a_V, a_V - b_V])
+    return _Judgement(ids_V, scores_V, _p_values(excess_V, null_2V), claims_of(excess_V, null_2V, level))
+
+
+def _by_rank(mine: Ranking, theirs: Ranking) -> _Judgement:
+    scores_V, null_V = mine.scores_V, theirs.scores_V
+    return _Judgement(mine.ids_V, scores_V, _p_values(scores_V, null_V), claims_of(scores_V, null_V))
 
 
 def _log_shares(scores_V: np.ndarray) -> np.ndarray | None:
@@ -148,32 +172,41 @@ def _tokens(
         return ListClaims((None,) * len(found.tokens)), (None,) * len(found.tokens)
     mine, theirs = ranking.known, null_ranking.known
     n_null = len(theirs.ids_V)
-    if is_faint:
-        claimed = Ranking(mine.ids_V[:0], mine.scores_V[:0])
-    elif second_ranking is not None:
+    if second_ranking is not None:
         second = second_ranking.known
         n_null += len(second.ids_V)
-        claimed = excess_claims(mine, theirs, second)
+        judged = _by_excess(mine, theirs, second)
     else:
-        claimed_V = claims_of(mine.scores_V, theirs.scores_V)
-        claimed = Ranking(mine.ids_V[claimed_V], mine.scores_V[claimed_V])
-    claimed_ids = set(claimed.ids_V.tolist())
+        judged = _by_rank(mine, theirs)
+    claimed_V = judged.claimed_V & (not is_faint)
+    claimed_ids = set(judged.ids_V[claimed_V].tolist())
+    p_values = dict(zip(judged.ids_V.tolist(), judged.p_V.tolist(), strict=True))
     nulls = dict(zip(theirs.ids_V.tolist(), theirs.scores_V.tolist(), strict=True))
-    flags = tuple(any(i in claimed_ids for i in t.token_ids) for t in found.tokens)
-    threshold = float(claimed.scores_V.min()) if len(claimed_ids) else None
-    values = tuple(nulls.get(t.token_ids[0]) if len(t.token_ids) == 1 else None for t in found.tokens)
-    return ListClaims(flags, len(mine.ids_V), n_null, len(claimed_ids), threshold), values
+    claims = ListClaims(
+        flags=tuple(any(i in claimed_ids for i in t.token_ids) for t in found.tokens),
+        n_tested=len(mine.ids_V),
+        n_null=n_null,
+        n_claimed=len(claimed_ids),
+        threshold=float(judged.scores_V[claimed_V].min()) if len(claimed_ids) else None,
+        p_values=tuple(min((p_values[i] for i in t.token_ids if i in p_values), default=None) for t in found.tokens),
+    )
+    return claims, tuple(nulls.get(t.token_ids[0]) if len(t.token_ids) == 1 else None for t in found.tokens)
 
 
 def _is_faint(found: Evidence, null: Evidence) -> bool:
-    """Whether every headline number that both have lies nearer than a tenth of the null's way to where nothing changed.
+    """Whether the first headline measure lies, on every text, nearer than a tenth of the null's way to where nothing
+    changed.
 
     A ranking by shares says nothing of how much there is to share.
     """
+    measure = found.scalars[0].name.partition(_OF_TEXT)[0] if found.scalars else None
     ways = [
         (abs(s.value - _at_rest(s.name)), abs(n.value - _at_rest(s.name)))
         for s in found.scalars
-        if s.value is not None and (n := _named(null.scalars, s.name)) is not None and n.value is not None
+        if s.name.partition(_OF_TEXT)[0] == measure
+        and s.value is not None
+        and (n := _named(null.scalars, s.name)) is not None
+        and n.value is not None
     ]
     known = [(mine, theirs) for mine, theirs in ways if theirs > 0]
     return bool(known) and all(mine < FAINT * theirs for mine, theirs in known)
@@ -188,10 +221,11 @@ def _listed(scores: Sequence[float | None], null: Sequence[float | None]) -> Lis
     n = max(len(known), len(theirs))
     scores_N, null_N = (np.array([*s, *[-np.inf] * (n - len(s))]) for s in (known, theirs))
     claimed_N = claims_of(scores_N, null_N)
-    verdicts = iter(claimed_N.tolist())
-    flags = tuple(None if s is None else next(verdicts) for s in scores)
+    verdicts = iter(zip(claimed_N.tolist(), _p_values(scores_N, null_N).tolist(), strict=True))
+    judged = [(None, None) if s is None else next(verdicts) for s in scores]
     threshold = float(scores_N[claimed_N].min()) if claimed_N.any() else None
-    return ListClaims(flags, len(known), len(theirs), int(claimed_N.sum()), threshold)
+    flags, p_values = (tuple(column) for column in zip(*judged, strict=True))
+    return ListClaims(flags, len(known), len(theirs), int(claimed_N.sum()), threshold, p_values)
 
 
 def _named(scalars: Sequence[ScalarEvidence], name: str) -> ScalarEvidence | None:

@@ -47,6 +47,7 @@ class ListClaims:
         n_null: Scores of the null that judged them.
         n_claimed: Claims among all that were judged, listed or not.
         threshold: Lowest score that is claimed; None without claims.
+        p_values: Rank against the null of each item, as a p-value; None where nothing can be said.
     """
 
     flags: tuple[bool | None, ...]
@@ -54,6 +55,11 @@ class ListClaims:
     n_null: int = 0
     n_claimed: int = 0
     threshold: float | None = None
+    p_values: tuple[float | None, ...] = ()
+
+    def p_value(self, place: int) -> float | None:
+        """Of the item at a place of the list; None where it has none."""
+        return self.p_values[place] if place < len(self.p_values) else None
 
 
 @dataclass(frozen=True)
@@ -161,4 +167,4 @@ def _claims(raw: dict[str, Any]) -> Claims:
 
 
 def _list_claims(raw: dict[str, Any]) -> ListClaims:
-    return ListClaims(**{**raw, "flags": tuple(raw["flags"])})
+    return ListClaims(**{**raw, "flags": tuple(raw["flags"]), "p_values": tuple(raw.get("p_values", ()))})

@@ -118,7 +118,6 @@ class _Run:
         given: The pair, when it is loaded already.
         loaded: The pair, once it was asked for.
         is_verified: Whether what it reads from disk was compared with its checksums just now.
-        started: When the run began, seconds since 1970.
     """
 
     job: Job
@@ -129,7 +128,6 @@ class _Run:
     given: ModelPair | None = None
     loaded: ModelPair | None = None
     is_verified: bool = False
-    started: float = field(default_factory=time.time)
 
     @property
     def key(self) -> RunKey:
@@ -265,6 +263,7 @@ def _run(run: _Run) -> Result:
         calibrate_around(found, run.base_dir, only_unjudged=True)
         return found
     restart_peak_memory()
+    started = time.time()
     source = _source(run) if run.slots else None
     folder.mkdir(parents=True, exist_ok=True)
     with RunState(folder):
@@ -286,7 +285,7 @@ def _run(run: _Run) -> Result:
         slots = [s.name for s in run.slots]
         comparison = run.job.comparison(identity, run.prepared.corpus.fingerprint, slots)
         result = write_result(
-            folder, run.job, run.key, fingerprint, facts, run.prepared.corpus, output, run.started,
+            folder, run.job, run.key, fingerprint, facts, run.prepared.corpus, output, started,
             run.session.command, comparison,
         )  # fmt: skip
     calibrate_around(result, run.base_dir)

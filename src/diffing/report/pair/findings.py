@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
 from diffing.analysis.agreement import overlap_at, rank_correlation
 from diffing.analysis.merged_tokens import merge_key
 from diffing.analysis.shared_examples import SharedExample, shared_examples
+from diffing.core.claims import Calibration
 from diffing.core.evidence import ExampleEvidence, TokenEvidence
 from diffing.core.result import Result
 from diffing.core.stability import Stability
@@ -29,6 +31,7 @@ class Support:
         stderr: Its standard error.
         null_score: The same token's under the null.
         claimed: Whether any of the word's tokens is claimed; None while not calibrated.
+        p: The best of its tokens' ranks against the null, as a p-value; None while not calibrated.
         n_back: In how many of the runs that measured stability it is ranked about as high; None: not measured.
         n_reruns: How many these were.
     """
@@ -39,6 +42,7 @@ class Support:
     stderr: float | None
     null_score: float | None
     claimed: bool | None
+    p: float | None = None
     n_back: int | None = None
     n_reruns: int | None = None
 
@@ -96,17 +100,17 @@ def findings(results: Sequence[Result]) -> list[Finding]:
             if rank <= HEAD or token.claimed:
                 words.setdefault(merge_key(token.token), {}).setdefault(result.method, []).append((rank, token))
     examples = [(r.method, e) for r in results for e in r.evidence().examples]
-    stability = {r.method: s for r in results if (s := r.stability()) is not None}
-    found = [_finding(by_method, examples, stability) for word, by_method in words.items() if word.strip()]
+    others = {r.method: _Beside(r.calibration(), r.stability()) for r in results}
+    found = [_finding(by_method, examples, others) for word, by_method in words.items() if word.strip()]
     return sorted(found, key=lambda f: (*f.order, f.forms))
 
 
 def _finding(
     by_method: dict[str, list[tuple[int, TokenEvidence]]],
     examples: Sequence[tuple[str, ExampleEvidence]],
-    stability: Mapping[str, Stability],
+    others: "Mapping[str, _Beside]",
 ) -> Finding:
-    found = (_support(m, tokens, stability.get(m)) for m, tokens in by_method.items())
+    found = (_support(m, tokens, others[m]) for m, tokens in by_method.items())
     supports = sorted(found, key=lambda s: (not s.claimed, s.rank))
     ranked = sorted((rank, t.token) for tokens in by_method.values() for rank, t in tokens)
     forms = tuple(dict.fromkeys(token.strip(" ") or token for _, token in ranked))[:_MOST_FORMS]
@@ -114,11 +118,22 @@ def _finding(
     return Finding(forms, tuple(supports), tuple(marked[:_MOST_EXAMPLES]))
 
 
-def _support(method: str, tokens: list[tuple[int, TokenEvidence]], stability: Stability | None) -> Support:
+class _Beside(NamedTuple):
+    """What is known of a result beside its evidence."""
+
+    calibration: Calibration | None
+    stability: Stability | None
+
+
+def _support(method: str, tokens: list[tuple[int, TokenEvidence]], beside: _Beside) -> Support:
     rank, best = min(tokens, key=lambda item: item[0])
     flags = [t.claimed for _, t in tokens if t.claimed is not None]
     claimed = any(flags) if flags else None
     found = Support(method, rank, best.score, best.stderr, best.null_score, claimed)
+    calibration, stability = beside
+    if calibration is not None:
+        known = [p for r, _ in tokens if (p := calibration.claims.tokens.p_value(r - 1)) is not None]
+        found = replace(found, p=min(known, default=None))
     if stability is None or stability.tokens is None or rank > len(stability.tokens):
         return found
     return replace(found, n_back=stability.tokens[rank - 1], n_reruns=stability.n_reruns)

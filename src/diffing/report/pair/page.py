@@ -86,10 +86,11 @@ def findings_blocks(found: Sequence[Finding]) -> tuple[Block, ...]:
     several = sum(len(f.claimed_by) > 1 for f in found)
     said = (
         f"The strongest {len(shown)} of {number(len(found))} words that a method claims or has in its first {HEAD}; "
-        f"{number(several)} are claimed by more than one. Score, standard error, null and how often it comes back (on "
-        "halves of the text and with another seed, where stability=true was run) are of the method named first."
+        f"{number(several)} are claimed by more than one. Of the method named first are score, standard error, score "
+        "under the null, rank against it (p), and how often it comes back (on halves of the text and with another "
+        "seed, where stability=true was run)."
     )
-    columns = ("word", "claimed by", "ranked by", "score", "± s.e.", "null", "comes back", "also written")
+    columns = ("word", "claimed by", "ranked by", "score", "± s.e.", "null", "p", "comes back", "also written")
     return Paragraph(said), Table(columns, rows, "", ("word", "also written"))
 
 
@@ -98,7 +99,7 @@ def _finding_row(finding: Finding) -> tuple[str | float | None, ...]:
     ranked = ", ".join(f"{s.method} {s.rank}" for s in finding.supports)
     also = " ".join(finding.forms[1:]) or None
     claimed = ", ".join(finding.claimed_by) or ("none" if any(s.claimed is False for s in finding.supports) else "–")
-    return finding.forms[0], claimed, ranked, best.score, best.stderr, best.null_score, _back(best), also
+    return finding.forms[0], claimed, ranked, best.score, best.stderr, best.null_score, best.p, _back(best), also
 
 
 def _back(support: Support) -> str | None:
@@ -166,8 +167,13 @@ def _method(result: Result, folder: Path) -> Chapter:
     blocks += [_numbers(result), *method.headline(result).blocks]
     tokens = result.evidence().tokens[:_SHOWN_TOKENS]
     if tokens:
-        rows = tuple((t.token, t.score, t.stderr, t.null_score, claim(t.claimed)) for t in tokens)
-        blocks.append(Table(("token", "score", "± s.e.", "null", "state"), rows, "Its first tokens.", ("token",)))
+        calibration = result.calibration()
+        p_values = [None if calibration is None else calibration.claims.tokens.p_value(i) for i in range(len(tokens))]
+        rows = tuple(
+            (t.token, t.score, t.stderr, t.null_score, p, claim(t.claimed))
+            for t, p in zip(tokens, p_values, strict=True)
+        )
+        blocks.append(Table(("token", "score", "± s.e.", "null", "p", "state"), rows, "Its first tokens.", ("token",)))
     return Chapter(Section(method.title, tuple(blocks)), (_link(result, folder),))
 
 
