@@ -206,7 +206,7 @@ def test_compare_shows_every_part_of_two_organisms_and_of_two_methods(seen):
     seen.open("compare")
     for how, parts in (
         ("organisms by one method", ("Headline", "Figures", "Tokens", "Documents", "Examples")),
-        ("methods on one pair", ("Headline", "Tokens", "Documents", "Examples")),
+        ("methods on one pair", ("Headline", "Findings", "Tokens", "Documents", "Examples")),
     ):
         seen.show(how)
         for part in parts:

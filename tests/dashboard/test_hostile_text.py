@@ -137,7 +137,7 @@ def test_tokens_and_examples_of_a_result(method, query, visit, taken_over):
         assert "<b>zqx</b>" in "".join(text for text, _ in tokens[0]["parts"])
 
 
-@pytest.mark.parametrize("show", ["Headline", "Tokens", "Documents", "Examples"])
+@pytest.mark.parametrize("show", ["Headline", "Findings", "Tokens", "Documents", "Examples"])
 def test_compared_results(show, visit, taken_over):
     assert check(visit(taken_over, "compare", show=show, how="methods on one pair", base="b*s*e $m$ [l](x)")) >= 0
 

@@ -52,7 +52,7 @@ def _draw(head: Markup, rows: Iterable[Markup], caption: str) -> None:
 
 
 def _cell(value: str | float | int | None, kind: str) -> Markup:
-    if kind == "token":
+    if kind == "token" and value is not None:
         shown = Markup("<code>{}</code>").format(marked(str(value)))
     else:
         shown = intervals(value) if isinstance(value, str) else escape(number(value))

@@ -91,7 +91,13 @@ def findings_blocks(found: Sequence[Finding]) -> tuple[Block, ...]:
         "seed, where stability=true was run)."
     )
     columns = ("word", "claimed by", "ranked by", "score", "± s.e.", "null", "p", "comes back", "also written")
-    return Paragraph(said), Table(columns, rows, "", ("word", "also written"))
+    known = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    return Paragraph(said), Table(
+        tuple(columns[i] for i in known),
+        tuple(tuple(row[i] for i in known) for row in rows),
+        "",
+        ("word", "also written"),
+    )
 
 
 def _finding_row(finding: Finding) -> tuple[str | float | None, ...]:
