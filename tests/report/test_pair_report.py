@@ -135,12 +135,12 @@ def test_findings_merge_forms_and_give_what_each_method_says(tmp_path):
     assert list(found) == [("Rome", "ROME", "rome"), ("sea", "Sea"), ("The", "the"), ("tea",)]
     assert [f.claimed_by for f in found.values()] == [("kl", "diff_mining"), ("diff_mining",), (), ()]
     assert found["Rome", "ROME", "rome"].supports == (
-        Support("kl", 1, 0.9, pytest.approx(0.09), 0.05, True),
-        Support("diff_mining", 1, 7.0, pytest.approx(0.7), 0.5, True),
+        Support("kl", 1, 0.9, pytest.approx(0.09), 0.05, True, "ab12"),
+        Support("diff_mining", 1, 7.0, pytest.approx(0.7), 0.5, True, "ab12"),
     )
     assert found["sea", "Sea"].supports == (
-        Support("diff_mining", 3, 3.0, pytest.approx(0.3), 0.25, True),
-        Support("kl", 2, 0.5, pytest.approx(0.05), 0.4, False),
+        Support("diff_mining", 3, 3.0, pytest.approx(0.3), 0.25, True, "ab12"),
+        Support("kl", 2, 0.5, pytest.approx(0.05), 0.4, False, "ab12"),
     )
     assert [(s.method, s.rank, s.claimed) for s in found["The", "the"].supports] == [
         ("diff_mining", 2, False),

@@ -31,6 +31,7 @@ class Support:
         stderr: Its standard error.
         null_score: The same token's under the null.
         claimed: Whether any of the word's tokens is claimed; None while not calibrated.
+        run: Fingerprint of the run that says so.
         p: The best of its tokens' ranks against the null, as a p-value; None while not calibrated.
         n_back: In how many of the runs that measured stability it is ranked about as high; None: not measured.
         n_reruns: How many these were.
@@ -42,6 +43,7 @@ class Support:
     stderr: float | None
     null_score: float | None
     claimed: bool | None
+    run: str
     p: float | None = None
     n_back: int | None = None
     n_reruns: int | None = None
@@ -100,7 +102,7 @@ def findings(results: Sequence[Result]) -> list[Finding]:
             if rank <= HEAD or token.claimed:
                 words.setdefault(merge_key(token.token), {}).setdefault(result.method, []).append((rank, token))
     examples = [(r.method, e) for r in results for e in r.evidence().examples]
-    others = {r.method: _Beside(r.calibration(), r.stability()) for r in results}
+    others = {r.method: _Beside(str(r.manifest.get("fingerprint")), r.calibration(), r.stability()) for r in results}
     found = [_finding(by_method, examples, others) for word, by_method in words.items() if word.strip()]
     return sorted(found, key=lambda f: (*f.order, f.forms))
 
@@ -121,6 +123,7 @@ def _finding(
 class _Beside(NamedTuple):
     """What is known of a result beside its evidence."""
 
+    run: str
     calibration: Calibration | None
     stability: Stability | None
 
@@ -129,8 +132,8 @@ def _support(method: str, tokens: list[tuple[int, TokenEvidence]], beside: _Besi
     rank, best = min(tokens, key=lambda item: item[0])
     flags = [t.claimed for _, t in tokens if t.claimed is not None]
     claimed = any(flags) if flags else None
-    found = Support(method, rank, best.score, best.stderr, best.null_score, claimed)
-    calibration, stability = beside
+    run, calibration, stability = beside
+    found = Support(method, rank, best.score, best.stderr, best.null_score, claimed, run)
     if calibration is not None:
         known = [p for r, _ in tokens if (p := calibration.claims.tokens.p_value(r - 1)) is not None]
         found = replace(found, p=min(known, default=None))

@@ -27,6 +27,7 @@ _SHOWN_EXAMPLES = 8
 _SHOWN_TEXTS = 6
 _SHOWN_TOKENS = 12
 _MOST_IN_JSON = 200
+_RUN_LETTERS = 6  # of a fingerprint: enough to tell the runs of a pair apart
 
 
 def write_pair_report(pair: PairResults, folder: Path) -> Path:
@@ -87,10 +88,10 @@ def findings_blocks(found: Sequence[Finding]) -> tuple[Block, ...]:
     said = (
         f"The strongest {len(shown)} of {number(len(found))} words that a method claims or has in its first {HEAD}; "
         f"{number(several)} are claimed by more than one. Of the method named first are score, standard error, score "
-        "under the null, rank against it (p), and how often it comes back (on halves of the text and with another "
+        "under the null, rank against it (p), run, and how often it comes back (on halves of the text and with another "
         "seed, where stability=true was run)."
     )
-    columns = ("word", "claimed by", "ranked by", "score", "± s.e.", "null", "p", "comes back", "also written")
+    columns = ("word", "claimed by", "ranked by", "score", "± s.e.", "null", "p", "comes back", "also written", "run")
     known = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
     return Paragraph(said), Table(
         tuple(columns[i] for i in known),
@@ -105,7 +106,18 @@ def _finding_row(finding: Finding) -> tuple[str | float | None, ...]:
     ranked = ", ".join(f"{s.method} {s.rank}" for s in finding.supports)
     also = " ".join(finding.forms[1:]) or None
     claimed = ", ".join(finding.claimed_by) or ("none" if any(s.claimed is False for s in finding.supports) else "–")
-    return finding.forms[0], claimed, ranked, best.score, best.stderr, best.null_score, best.p, _back(best), also
+    return (
+        finding.forms[0],
+        claimed,
+        ranked,
+        best.score,
+        best.stderr,
+        best.null_score,
+        best.p,
+        _back(best),
+        also,
+        best.run[:_RUN_LETTERS],
+    )
 
 
 def _back(support: Support) -> str | None:
