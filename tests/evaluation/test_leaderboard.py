@@ -27,6 +27,9 @@ FOUND = Score(0.8, 0.7, 0.9, 0.3, 0.4)
 MISSED = Score(0.35, 0.2, 0.5, 0.3, 0.4)
 
 
+LOW = Score(0.01, 0.0, 0.02, 0.3, 0.4)
+
+
 def shown(tokens=NONE, **others):
     return Detection(**{**{f.name: NONE for f in dataclasses.fields(Detection)}, "tokens": tokens, **others})
 
@@ -146,11 +149,11 @@ def test_a_missing_leaderboard_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("score", "null", "exceeds"),
     [
-        (Score(0.8, 0.7, 0.9, 0.3, 0.4), None, True),
+        (Score(0.8, 0.7, 0.9, 0.3, 0.4), None, False),
         (Score(0.8, 0.4, 0.9, 0.3, 0.4), None, False),
         (Score(0.8, 0.7, 0.9, 0.3, 0.4), Score(0.5, 0.4, 0.6), True),
         (Score(0.8, 0.7, 0.9, 0.3, 0.4), Score(0.6, 0.5, 0.75), False),
-        (Score(0.8, 0.7, 0.9, 0.3, 0.4), NONE, True),
+        (Score(0.8, 0.7, 0.9, 0.3, 0.4), NONE, False),
         (Score(0.5, 0.3, 0.9, 0.3, 0.4), Score(0.0, 0.0, 0.1), False),
         (Score(0.8, 0.7, 0.9), Score(0.1, 0.0, 0.2), True),
         (Score(0.8, 0.7, 0.9), Score(0.1, 0.0, 0.7), False),
@@ -168,7 +171,9 @@ def test_a_score_exceeds_chance_and_the_null_with_all_of_its_interval(score, nul
 
 
 def test_a_kind_is_held_against_the_same_kind_of_the_null():
-    assert row(detection=shown(tokens=FOUND), on_null=shown(documents=Score(1.0, 1.0, 1.0))).is_found
+    null = shown(LOW, documents=Score(1.0, 1.0, 1.0))
+    assert row(detection=shown(tokens=FOUND), on_null=null).is_found
+    assert not row(detection=shown(documents=FOUND), on_null=null).is_found
 
 
 def test_right_claims_and_failed_runs_find_nothing():
@@ -221,7 +226,7 @@ def test_false_claims_are_added_over_seeds_of_the_nulls_that_were_judged():
 
 
 def rung(position, score, seed=0, method="kl"):
-    return row(method, LADDER[position], seed=seed, detection=shown(score))
+    return row(method, LADDER[position], seed=seed, detection=shown(score), on_null=shown(LOW))
 
 
 @pytest.mark.parametrize(
@@ -255,9 +260,9 @@ def test_a_method_that_was_not_run_on_the_ladder_has_no_sensitivity():
 
 def test_a_rung_that_failed_ends_what_was_found():
     rows = [
-        row("kl", LADDER[0], detection=shown(FOUND)),
+        rung(0, FOUND),
         row("kl", LADDER[1]),
-        row("kl", LADDER[2], detection=shown(FOUND)),
+        rung(2, FOUND),
     ]
     by_rung = {LADDER[0]: "found", LADDER[1]: "failed", LADDER[2]: "found"}
     assert faintest(board(*rows), "kl") == Sensitivity("kl", by_rung, LADDER[0])

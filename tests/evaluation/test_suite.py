@@ -2,9 +2,14 @@
 
 from diffing.core.method import load_method, method_names
 from diffing.core.settings import BenchmarkConfig
-from diffing.evaluation.suite import LADDER, cases, methods_of
+from diffing.evaluation import suite
+from diffing.evaluation.suite import LADDER, methods_of
 
 DEFAULT, QUICK = BenchmarkConfig(), BenchmarkConfig(size="quick")
+
+
+def cases(config):
+    return suite.cases(config, ("a", "b", "c"))
 
 
 def works(method):
@@ -30,6 +35,8 @@ def test_quick_is_part_of_default():
 def test_nulls_are_of_four_kinds_and_judge_nothing():
     nulls = [c for c in cases(DEFAULT) if c.role == "null"]
     assert [c.label for c in nulls] == ["seeds", "dtype", "generic, 1 %", "generic, other seed"]
+    assert "organism.null_adapter=['b']" in nulls[-1].overrides
+    assert len([c for c in suite.cases(DEFAULT, ("a", "b")) if c.role == "null"]) == 3
     assert not [c for c in cases(QUICK) if c.role == "null"]
     assert all(any(w.startswith("null_pair=") for w in c.overrides) for c in nulls)
 

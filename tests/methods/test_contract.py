@@ -104,6 +104,11 @@ def test_rankings_are_written_whole(name, results):
                 assert all(full[i] == pytest.approx(s) for i, s in top.items())
 
 
+def test_the_measure_of_size_is_a_headline_measure(name, results):
+    size = load_method(name).size
+    assert not size or any(s["name"].startswith(f"{size} · ") for s in results(name).summary)
+
+
 def test_examples_point_into_their_texts(name, results):
     for example in results(name).evidence().examples:
         for span in example.spans:

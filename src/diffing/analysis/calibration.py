@@ -102,14 +102,14 @@ def excess_claims(mine: Ranking, first: Ranking, second: Ranking, level: float =
         level: False discovery rate.
 
     Returns:
-        The claimed tokens with their scores; only tokens that all three rank are judged.
+        The claimed tokens with their scores; a token that a null does not rank has no share of its change.
     """
     judged = _by_excess(mine, first, second, level)
     return Ranking(judged.ids_V[judged.claimed_V], judged.scores_V[judged.claimed_V])
 
 
 def _by_excess(mine: Ranking, first: Ranking, second: Ranking, level: float = LEVEL) -> _Judgement:
-    ids_V = np.intersect1d(np.intersect1d(mine.ids_V, first.ids_V), second.ids_V)
+    ids_V = np.union1d(mine.ids_V, np.union1d(first.ids_V, second.ids_V))
     scores_V = _at(mine, ids_V)
     logs = [_log_shares(scores) for scores in (scores_V, _at(first, ids_V), _at(second, ids_V))]
     if any(log is None for log in logs):
@@ -133,13 +133,16 @@ def _log_shares(scores_V: np.ndarray) -> np.ndarray | None:
 
 
 def _at(ranking: Ranking, ids_V: np.ndarray) -> np.ndarray:
-    order = np.argsort(ranking.ids_V, kind="stable")
-    return ranking.scores_V[order][np.searchsorted(ranking.ids_V[order], ids_V)]
+    """Scores of these ids, of which the ranking's own are some; 0 for the others."""
+    scores_V = np.zeros(len(ids_V))
+    scores_V[np.searchsorted(ids_V, ranking.ids_V)] = ranking.scores_V
+    return scores_V
 
 
 def calibrate(
     found: Evidence, null: Evidence, ranking: Ranking | None, null_ranking: Ranking | None,
     second_ranking: Ranking | None = None,
+    size: str = "",
 ) -> Claims:  # fmt: skip
     """Claims for every item of a result's evidence, and what the null has in its place.
 
@@ -149,8 +152,9 @@ def calibrate(
         ranking: The result's full ranking of tokens; None where it has none.
         null_ranking: The null's.
         second_ranking: That of another null of the same kind; None: tokens are ranked among the null's alone.
+        size: Headline measure that says how much changed; empty: none does.
     """
-    tokens, token_nulls = _tokens(found, ranking, null_ranking, second_ranking, _is_faint(found, null))
+    tokens, token_nulls = _tokens(found, ranking, null_ranking, second_ranking, _is_faint(found, null, size))
     return Claims(
         level=LEVEL,
         tokens=tokens,
@@ -171,13 +175,12 @@ def _tokens(
     if ranking is None or null_ranking is None:
         return ListClaims((None,) * len(found.tokens)), (None,) * len(found.tokens)
     mine, theirs = ranking.known, null_ranking.known
-    n_null = len(theirs.ids_V)
     if second_ranking is not None:
-        second = second_ranking.known
-        n_null += len(second.ids_V)
-        judged = _by_excess(mine, theirs, second)
+        judged = _by_excess(mine, theirs, second_ranking.known)
+        n_null = 2 * len(judged.ids_V)
     else:
         judged = _by_rank(mine, theirs)
+        n_null = len(theirs.ids_V)
     claimed_V = judged.claimed_V & (not is_faint)
     claimed_ids = set(judged.ids_V[claimed_V].tolist())
     p_values = dict(zip(judged.ids_V.tolist(), judged.p_V.tolist(), strict=True))
@@ -193,17 +196,15 @@ def _tokens(
     return claims, tuple(nulls.get(t.token_ids[0]) if len(t.token_ids) == 1 else None for t in found.tokens)
 
 
-def _is_faint(found: Evidence, null: Evidence) -> bool:
-    """Whether the first headline measure lies, on every text, nearer than a tenth of the null's way to where nothing
-    changed.
+def _is_faint(found: Evidence, null: Evidence, size: str) -> bool:
+    """Whether the measure of size lies, on every text, nearer than a tenth of the null's way to where nothing changed.
 
     A ranking by shares says nothing of how much there is to share.
     """
-    measure = found.scalars[0].name.partition(_OF_TEXT)[0] if found.scalars else None
     ways = [
         (abs(s.value - _at_rest(s.name)), abs(n.value - _at_rest(s.name)))
         for s in found.scalars
-        if s.name.partition(_OF_TEXT)[0] == measure
+        if s.name.partition(_OF_TEXT)[0] == size
         and s.value is not None
         and (n := _named(null.scalars, s.name)) is not None
         and n.value is not None

@@ -28,10 +28,21 @@ def benchmark(arguments: Arguments, overrides: list[str], settings: RunConfig, s
             f"{own} does not fit pipeline.mode=benchmark, which runs the pairs of its suite; choose others with "
             "benchmark.organisms=[NAME,NAME+VARIANT] and methods with pipeline.methods=[NAME]."
         )
-    limit = [] if any(o.startswith(f"{_LIMIT}=") for o in overrides) else [f"{_LIMIT}={MAX_TOKENS}"]
+    if settings.stability:
+        raise UserError(
+            "stability=true does not fit pipeline.mode=benchmark; benchmark.seeds=3 runs everything three times."
+        )
+    is_limited = any(o.partition("=")[0].lstrip("+") == _LIMIT for o in overrides) or _is_own_data(overrides)
+    limit = [] if is_limited else [f"{_LIMIT}={MAX_TOKENS}"]
     entries = compose_entries(
-        cases(settings.benchmark), lambda words: settings_of(arguments, [*overrides, *limit, *words])
+        cases(settings.benchmark, settings.organism.null_adapter or settings.model.null_adapters),
+        lambda words: settings_of(arguments, [*overrides, *limit, *words]),
     )
     settings = settings_of(arguments, [*overrides, *limit])
     board, folder = run_benchmark(settings, entries, session)
     show_leaderboard(board, folder)
+
+
+def _is_own_data(overrides: list[str]) -> bool:
+    """Whether a user's own data group was chosen, whose limits are the user's."""
+    return any(o.startswith("data=") and o.partition("=")[2] not in ("embedded", "custom") for o in overrides)

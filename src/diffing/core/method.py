@@ -94,6 +94,8 @@ class MethodSpec:
         needs: `(config) -> Needs`: the activations it reads; None when it reads none.
         needs_models: Whether a method that reads no activations always reads the models; False: they are loaded when it
             asks for `context.pair`.
+        size: Headline measure (the part of its name before the dataset) that says how much changed; empty: none does.
+            Tokens are claimed only where it is a tenth of a null's or more.
         work: What takes its time: reading text through the models, generating text, or training on activations. The
             benchmark runs the dearer kinds on fewer pairs.
         reads_corpus: Whether it reads the corpus; a result of one that does not is said to rest on no text.
@@ -118,6 +120,7 @@ class MethodSpec:
     headline: Callable[["Result"], Section]
     needs: Callable[[Any], Needs | None] = lambda config: None
     needs_models: bool = True
+    size: str = ""
     work: Literal["reading", "generating", "training"] = "reading"
     reads_corpus: bool = True
     compares_texts: bool = False

@@ -40,14 +40,16 @@ def write_sensitivity(folder: Path, model: str, measured: Sequence[Sensitivity])
 
 
 def measured_sensitivity(base_dir: Path, model: str) -> dict[str, Sensitivity]:
-    """What benchmarks below an output folder say of a base model, by method; the newest counts.
+    """What benchmarks below an output folder say of a base model, by method: the one with most rungs, then the newest.
 
     A file that cannot be read is passed over: the benchmark says so when it is run again.
     """
     paths = sorted((base_dir / "benchmark").glob(f"*/{NAME}"), key=lambda p: p.stat().st_mtime_ns)
     found: dict[str, Sensitivity] = {}
-    for path in paths:
-        found |= {s.method: s for s in _read(path, model)}
+    for measured in (s for path in paths for s in _read(path, model)):
+        before = found.get(measured.method)
+        if before is None or len(measured.by_rung) >= len(before.by_rung):
+            found[measured.method] = measured
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from diffing.core.config import fingerprint
 from diffing.core.errors import UserError
@@ -10,13 +11,13 @@ from diffing.core.progress import say, warn
 from diffing.core.result import Result
 from diffing.core.settings import RunConfig
 from diffing.core.specs import ExpectedSpec
-from diffing.evaluation.leaderboard import NAME, Cost, Leaderboard, Row, write_leaderboard
+from diffing.evaluation.leaderboard import Cost, Leaderboard, Row
 from diffing.evaluation.scoring import Detection, counts, detection
 from diffing.evaluation.suite import Case, methods_of
 from diffing.evaluation.truth import Truth, ground_truth
 from diffing.models.plan import plan_pair
 from diffing.pipeline.calibrating import claims_against
-from diffing.pipeline.planning import plan_corpus, plan_pair_spec
+from diffing.pipeline.planning import chosen_methods, model_label, plan_corpus, plan_pair_spec
 from diffing.pipeline.running import Attempt, Session, attempt_settings
 
 
@@ -43,7 +44,7 @@ class _Done:
 
 
 def run_benchmark(settings: RunConfig, entries: Sequence[Entry], session: Session) -> tuple[Leaderboard, Path]:
-    """Run everything, score it, write the leaderboard.
+    """Run everything and score it.
 
     Args:
         settings: Of the benchmark; decides its size, methods and seeds.
@@ -51,16 +52,17 @@ def run_benchmark(settings: RunConfig, entries: Sequence[Entry], session: Sessio
         session: Holds the pair between runs.
 
     Returns:
-        The leaderboard and the folder it was written to.
+        The leaderboard and the folder it belongs in.
 
     Raises:
         UserError: The output folder cannot be written, or no method ran on any pair.
     """
     done = []
+    chosen = chosen_methods(settings) if settings.pipeline.methods else []
     seeds = range(settings.seed, settings.seed + settings.benchmark.seeds)
     total = len(entries) * len(seeds)
     for number, (entry, seed) in enumerate(((e, s) for e in entries for s in seeds), 1):
-        methods = methods_of(entry.case, settings.benchmark, settings.pipeline.methods)
+        methods = methods_of(entry.case, settings.benchmark, chosen)
         say(f"[{number}/{total}] {entry.case.label}, seed {seed}: {', '.join(methods) or 'no method'}")
         done.append(_attempted(entry, methods, seed, session))
     if not any(a.result for d in done for a in d.attempts):
@@ -70,9 +72,7 @@ def run_benchmark(settings: RunConfig, entries: Sequence[Entry], session: Sessio
         )
     board = _scored(settings, done, session)
     base_dir = Path(settings.infrastructure.storage.base_dir).expanduser()
-    folder = base_dir / "benchmark" / _key(settings, entries)
-    write_leaderboard(folder / NAME, board)
-    return board, folder
+    return board, base_dir / "benchmark" / _key(settings, entries)
 
 
 def _key(settings: RunConfig, entries: Sequence[Entry]) -> str:
@@ -81,12 +81,15 @@ def _key(settings: RunConfig, entries: Sequence[Entry]) -> str:
         {
             "benchmark": settings.benchmark.model_dump(mode="json"),
             "methods": list(settings.pipeline.methods),
-            "model": settings.model.model_dump(mode="json"),
-            "data": settings.data.model_dump(mode="json"),
-            "seed": settings.seed,
-            "cases": [list(e.case.overrides) for e in entries],
+            "cases": [[e.case.label, _decisive(e.settings)] for e in entries],
         }
     )
+
+
+def _decisive(settings: RunConfig | UserError) -> Any:
+    """What of a configuration decides numbers: all but where they go and how the machine is used."""
+    left_out = {"infrastructure", "wandb", "overwrite", "cache"}
+    return str(settings) if isinstance(settings, UserError) else settings.model_dump(mode="json", exclude=left_out)
 
 
 def _attempted(entry: Entry, methods: Sequence[str], seed: int, session: Session) -> _Done:
@@ -125,10 +128,14 @@ def _scored(settings: RunConfig, done: Sequence[_Done], session: Session) -> Lea
                     "documents are reported and not scored."
                 )
         for attempt in each.attempts:
-            rows.append(_scored_row(each, attempt, done, truths[text], on_null))
+            try:
+                rows.append(_scored_row(each, attempt, done, truths[text], on_null))
+            except UserError as error:
+                warn(str(error))
+                rows.append(_row(each, replace(attempt, reason=str(error))))
     return Leaderboard(
         size=settings.benchmark.size,
-        model=settings.model.name,
+        model=model_label(settings.model),
         rows=tuple(rows),
         notes=(*notes, *_remarks(rows, session)),
         n_found=sum(a.was_found for d in done for a in d.attempts),
@@ -166,7 +173,7 @@ def _scored_row(
         on_null=on_null.get(key) if is_organism else None,
         counts=None if claims is None else counts(claims),
         cost=Cost(manifest["wall_seconds"], manifest["peak_memory_bytes"]),
-        folder=result.folder.as_posix().partition("results/")[2] or None,
+        folder="/".join(result.folder.parts[-_BELOW_RESULTS:]),
         version=manifest.get("versions", {}).get("diffing"),
     )
 
@@ -220,12 +227,23 @@ def _remarks(rows: Sequence[Row], session: Session) -> list[str]:
     return said
 
 
+_BELOW_RESULTS = 4  # model, pair, method, run
 Compose = Callable[[Sequence[str]], RunConfig]
 
 
 def compose_entries(cases: Sequence[Case], compose: Compose) -> list[Entry]:
-    """The configuration of each pair; one that cannot be composed is kept with its reason."""
-    return [Entry(case, _composed(case, compose)) for case in cases]
+    """The configuration of each pair; a null that cannot be composed is kept with its reason.
+
+    Raises:
+        UserError: An organism cannot be: it was misspelt, or has nothing for this base.
+    """
+    entries = [Entry(case, _composed(case, compose)) for case in cases]
+    for entry in entries:
+        if entry.case.role == "organism":
+            if isinstance(entry.settings, UserError):
+                raise entry.settings
+            plan_pair_spec(entry.settings)
+    return entries
 
 
 def _composed(case: Case, compose: Compose) -> RunConfig | UserError:

@@ -39,7 +39,7 @@ class Row:
         on_null: The same scores of the null that judged it: what this text gives where nothing was trained in.
         counts: What it claims.
         cost: What the run took when it was computed.
-        folder: Run folder, relative to the output folder.
+        folder: Run folder, relative to the output folder's `results`.
         version: Of the package that made it.
     """
 
@@ -57,7 +57,10 @@ class Row:
 
     @property
     def is_found(self) -> bool:
-        """Whether a score lies, with all of its interval, above both chance and the null's own score."""
+        """Whether a score lies, with all of its interval, above both chance and the null's own score.
+
+        Where no null was run nothing is found: training text is odd to any model.
+        """
         return any(self.exceeds(kind) for kind in KINDS)
 
     def exceeds(self, kind: str) -> bool:
@@ -66,8 +69,13 @@ class Row:
             return False
         score: Score = getattr(self.detection, kind)
         null: Score | None = None if self.on_null is None else getattr(self.on_null, kind)
-        known = [b for b in (score.chance_high, null.high if null else None) if b is not None]
-        return score.low is not None and bool(known) and score.low > max(known)
+        if null is None or null.high is None or score.low is None:
+            return False
+        return score.low > max(null.high, score.chance_high or 0.0)
+
+    def has_null(self, kind: str) -> bool:
+        """Whether the null has such a score."""
+        return self.on_null is not None and getattr(self.on_null, kind).value is not None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Tokens that a method does not rank come after all that it ranks, in one tie.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 N_DECILES = 10
+_Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,17 +197,18 @@ def _auroc_of(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(below.mean() / (2 * len(theirs)))
 
 
-def share_score(shows: Sequence[bool], rng: np.random.Generator, n_draws: int = 400) -> Score:
-    """Share of items that show something, with a bootstrap interval over them; None without items.
+def share_score(shows: Sequence[bool]) -> Score:
+    """Share of items that show something, with Wilson's interval; None without items.
 
     Args:
         shows: Whether each does.
-        rng: For the bootstrap.
-        n_draws: Resamples.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference (1927).
     """
-    if not len(shows):
+    n = len(shows)
+    if not n:
         return Score(None)
-    values = np.array(shows, dtype=np.float64)
-    draws = [rng.choice(values, len(values)).mean() for _ in range(n_draws)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Score(float(values.mean()), float(low), float(high))
+    share = sum(shows) / n
+    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    way = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return Score(share, max(middle - way, 0.0), min(middle + way, 1.0))

@@ -80,8 +80,8 @@ def detection(
         tokens=Score(None) if truth is None else _tokens(result, truth, rng),
         documents=Score(None) if truth is None else _documents(result, truth, rng),
         excess=Score(None) if truth is None or judge is None else _excess(result, judge, truth, rng),
-        texts=Score(None) if expected is None else _texts(result, expected, rng),
-        right=Score(None) if truth is None or claims is None else _right(result, claims, truth, rng),
+        texts=Score(None) if expected is None else _texts(result, expected),
+        right=Score(None) if truth is None or claims is None else _right(result, claims, truth),
     )
 
 
@@ -150,17 +150,16 @@ def _separated(scores: dict[_Document, float], rng: np.random.Generator) -> Scor
     return document_score(np.array(list(scores.values()), dtype=np.float64), is_training, rng)
 
 
-def _texts(result: Result, expected: ExpectedSpec, rng: np.random.Generator) -> Score:
-    texts = result.measured_evidence().texts
-    return share_score([shows(expected, t.text) for t in texts], rng)
+def _texts(result: Result, expected: ExpectedSpec) -> Score:
+    return share_score([shows(expected, t.text) for t in result.measured_evidence().texts])
 
 
-def _right(result: Result, claims: Claims, truth: Truth, rng: np.random.Generator) -> Score:
+def _right(result: Result, claims: Claims, truth: Truth) -> Score:
     domain = set(truth.ids_R.tolist())
     claimed = [t for t in with_claims(result.measured_evidence(), claims).tokens if t.claimed]
     if not claimed:
         return Score(None)
-    found = share_score([any(i in domain for i in t.token_ids) for t in claimed], rng)
+    found = share_score([any(i in domain for i in t.token_ids) for t in claimed])
     scores_V = token_scores(result, len(truth.counts_V))
-    n_ranked = len(truth.counts_V) if scores_V is None else int(np.isfinite(scores_V).sum())
-    return Score(found.value, found.low, found.high, len(domain) / max(n_ranked, 1), None)
+    ranked_V = np.ones(len(truth.counts_V), dtype=bool) if scores_V is None else np.isfinite(scores_V)
+    return Score(found.value, found.low, found.high, float(ranked_V[truth.ids_R].sum() / max(ranked_V.sum(), 1)), None)

@@ -4,30 +4,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffing.core.blocks import Block, Figure, Heading, Paragraph, Section, Table
-from diffing.core.files import write_text
+from diffing.core.files import disk_errors, write_text
 from diffing.core.progress import say
 from diffing.core.sensitivity import Sensitivity, write_sensitivity
 from diffing.display.numbers import duration, number, size
 from diffing.evaluation.figures import figures
-from diffing.evaluation.leaderboard import NAME, Leaderboard, Row, over_seeds
+from diffing.evaluation.leaderboard import NAME, Leaderboard, Row, over_seeds, write_leaderboard
 from diffing.evaluation.scores import Score
 from diffing.evaluation.scoring import Count, Counts
 from diffing.evaluation.suite import LADDER
 from diffing.evaluation.summing import added, faintest, false_claims, mean_score
 from diffing.pipeline.printing import print_blocks
+from diffing.pipeline.running import REMEDY
 from diffing.report.document import Chapter, Document, markdown, render_document
 
 
 def show_leaderboard(board: Leaderboard, folder: Path) -> None:
-    """Print the leaderboard and write it as `leaderboard.html` and `leaderboard.md` beside `leaderboard.json`."""
+    """Write the leaderboard as `leaderboard.html`, `.md` and `.json`, with what was measured of sensitivity; print it.
+
+    Raises:
+        UserError: The folder cannot be written, or the disk is full.
+    """
     document = as_document(board)
+    with disk_errors(folder, REMEDY):
+        _write(board, document, folder)
+    for chapter in document.chapters[:3]:
+        print_blocks(chapter.section.title, chapter.section.blocks)
+    say(f"Leaderboard: {folder / 'leaderboard.html'}, {folder / 'leaderboard.md'}, {folder / NAME}")
+
+
+def _write(board: Leaderboard, document: Document, folder: Path) -> None:
+    write_leaderboard(folder / NAME, board)
     write_text(folder / "leaderboard.html", render_document(document))
     write_text(folder / "leaderboard.md", markdown(document))
     methods = dict.fromkeys(r.method for r in board.rows)
     write_sensitivity(folder, board.model, [s for m in methods if (s := faintest(board, m)) is not None])
-    for chapter in document.chapters[:3]:
-        print_blocks(chapter.section.title, chapter.section.blocks)
-    say(f"Leaderboard: {folder / 'leaderboard.html'}, {folder / 'leaderboard.md'}, {folder / NAME}")
 
 
 def as_document(board: Leaderboard) -> Document:
@@ -96,7 +107,7 @@ def _detection(board: Leaderboard, pairs: list[str], methods: list[str], is_draw
         Table(
             ("method", *pairs),
             tuple((m, *(_found(groups.get((m, p))) for p in pairs)) for m in methods),
-            "What is found, by method and organism.",
+            "What is found, by method and organism; no null: there is nothing to hold it against.",
         ),
     ]
     if is_drawn:
@@ -117,7 +128,7 @@ def _detection(board: Leaderboard, pairs: list[str], methods: list[str], is_draw
 _COUNTED = ("tokens", "examples", "texts", "numbers")
 _CLAIMS = (
     "Claimed of judged, against the null. In the domain: of the listed tokens that are claimed, those that the "
-    "training text is full of; their relatives count as wrong. By chance: the share of such words among all tokens."
+    "training text is full of; their relatives count as wrong. By chance: the share of these among what it ranks."
 )
 
 
@@ -139,6 +150,8 @@ def _found(rows: list[Row] | None) -> str:
         return "failed"
     scored = [field for field in _KINDS if mean_score(known, field).value is not None]
     found = [_KINDS[field].name for field in scored if all(r.exceeds(field) for r in known)]
+    if not found and scored and not any(r.has_null(field) for r in known for field in scored):
+        return "no null"
     return ", ".join(found) or ("nothing" if scored else "not scored")
 
 

@@ -55,14 +55,19 @@ _QUICK_METHODS = ("kl", "diff_mining", "weight_spectrum")
 _NULL_TEXT = "caps"
 
 
-def cases(config: BenchmarkConfig) -> list[Case]:
-    """The pairs, judging nulls first, so that each organism is judged as soon as it is done."""
+def cases(config: BenchmarkConfig, null_adapters: Sequence[str]) -> list[Case]:
+    """The pairs, judging nulls first, so that each organism is judged as soon as it is done.
+
+    Args:
+        config: Size and organisms.
+        null_adapters: The base's adapters trained on generic text; with three or more one of them judges nothing.
+    """
     is_quick = config.size == "quick"
-    names = config.organisms or (_QUICK if is_quick else tuple(_ORGANISMS))
+    names = tuple(dict.fromkeys(config.organisms or (_QUICK if is_quick else tuple(_ORGANISMS))))
     texts = list(dict.fromkeys(n.partition("+")[0] for n in names))
     judges = [case for text in texts for case in _judges(text, _READ if is_quick else _works(text))]
     organisms = [_organism(name, _READ if is_quick else _ORGANISMS.get(name, _WRITE)) for name in names]
-    return [*judges, *organisms, *([] if is_quick else _nulls(texts[0]))]
+    return [*judges, *organisms, *([] if is_quick else _nulls(texts[0], null_adapters))]
 
 
 def methods_of(case: Case, config: BenchmarkConfig, chosen: Sequence[str]) -> list[str]:
@@ -94,11 +99,12 @@ def _organism(name: str, works: tuple[str, ...]) -> Case:
     return Case(name, "organism", organism, words, works)
 
 
-def _nulls(text: str) -> list[Case]:
+def _nulls(text: str, adapters: Sequence[str]) -> list[Case]:
     named = {
         "seeds": ("null_pair=seeds",),
         "dtype": ("null_pair=dtype",),
         "generic, 1 %": ("null_pair=generic", "organism.amplification=0.01"),
-        "generic, other seed": ("null_pair=generic", "organism.null_adapter=[embedded:generic_b]"),
     }
+    if len(adapters) > 2:
+        named["generic, other seed"] = ("null_pair=generic", f"organism.null_adapter=['{adapters[1]}']")
     return [Case(label, "null", text, (f"organism={text}", *words), _READ) for label, words in named.items()]

@@ -73,6 +73,7 @@ def faintest(board: Leaderboard, method: str) -> Sensitivity | None:
     is_unbroken = True
     for rung in LADDER:
         rows = [r for r in board.rows if r.method == method and r.pair == rung]
+        is_unbroken = is_unbroken and bool(rows)
         if rows:
             has_failed = any(r.detection is None for r in rows)
             is_found = all(r.is_found for r in rows)

@@ -62,13 +62,19 @@ def _comparable(result: Result, base_dir: Path) -> list[Result]:
 
 def _are_two_of_a_kind(null: Result, other: Result) -> bool:
     """Whether both are the base against a generic finetune, each against another, both at full strength."""
-    kinds = {(n.null_pair, n.manifest["pair"]["variant"] == f"null-{n.null_pair}") for n in (null, other)}
-    return kinds == {("generic", True), ("generic_other", True)}
+    are_whole = not any(_is_scaled(n) for n in (null, other))
+    adapters = {n.manifest["pair"]["finetuned_id"] for n in (null, other)}
+    return {null.null_pair, other.null_pair} == {"generic", "generic_other"} and are_whole and len(adapters) == 2
 
 
-def _preference(null: Result) -> tuple[int, bool]:
-    is_scaled = null.manifest["pair"]["variant"] != f"null-{null.null_pair}"
-    return PREFERENCE.index(null.null_pair), is_scaled
+def _preference(null: Result) -> tuple[int, bool, bool]:
+    stands_in = null.manifest["pair"]["variant"] != f"null-{null.null_pair}"
+    return PREFERENCE.index(null.null_pair), _is_scaled(null), stands_in
+
+
+def _is_scaled(null: Result) -> bool:
+    organism = null.manifest["config"].get("organism")
+    return isinstance(organism, dict) and organism.get("amplification") is not None
 
 
 def _judge(result: Result, null: Result, second: Result | None) -> None:
@@ -98,7 +104,7 @@ def claims_against(result: Result, null: Result, second: Result | None = None) -
     """
     return calibrate(
         result.measured_evidence(), null.measured_evidence(), _ranking(result), _ranking(null),
-        None if second is None else _ranking(second),
+        None if second is None else _ranking(second), load_method(result.method).size,
     )  # fmt: skip
 
 

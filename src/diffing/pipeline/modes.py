@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffing.core.blocks import Paragraph
 from diffing.core.errors import UserError
+from diffing.core.files import disk_errors
 from diffing.core.method import load_method, method_names
 from diffing.core.progress import say, warn
 from diffing.core.result import Result, Results
@@ -15,7 +16,7 @@ from diffing.pipeline.caches import tend_caches
 from diffing.pipeline.calibrating import calibrate_around
 from diffing.pipeline.planning import model_label, organism_label, plan_pair_spec
 from diffing.pipeline.printing import print_blocks, print_result
-from diffing.pipeline.running import Session, attempt_settings, run_settings
+from diffing.pipeline.running import REMEDY, Attempt, Session, attempt_settings, run_settings
 from diffing.pipeline.stability import measure_stability
 from diffing.report.pair.findings import findings
 from diffing.report.pair.gathering import gather
@@ -35,13 +36,23 @@ def perform(settings: RunConfig, session: Session) -> list[Result]:
         report(settings, session)
         return []
     results = run_settings(settings, session)
-    if settings.stability:
-        for result in results:
-            measure_stability(result, settings, session)
-            write_report(result, load_method(result.method))
+    for result in _measure_stability(results, settings, session):
+        write_report(result, load_method(result.method))
     for result in results:
         print_result(result)
     return results
+
+
+def _measure_stability(results: Sequence[Result], settings: RunConfig, session: Session) -> list[Result]:
+    """Measure the stability of results where it is asked for and can be; which were measured."""
+    measured = []
+    for result in results if settings.stability else []:
+        try:
+            measure_stability(result, settings, session)
+            measured.append(result)
+        except UserError as error:
+            warn(f"Stability of {result.method} was not measured: {error}")
+    return measured
 
 
 def report(settings: RunConfig, session: Session) -> None:
@@ -52,23 +63,28 @@ def report(settings: RunConfig, session: Session) -> None:
     Raises:
         UserError: There is no result.
     """
-    failed, fingerprint = [], None
+    failed: list[Attempt] = []
+    made: list[Result] = []
     if settings.pipeline.methods:
         attempts = attempt_settings(settings, session)
         failed = [a for a in attempts if a.result is None]
         made = [a.result for a in attempts if a.result is not None]
-        fingerprint = next((r.manifest["pair"].get("fingerprint") for r in made), None)
-        for result in made if settings.stability else []:
-            measure_stability(result, settings, session)
+        _measure_stability(made, settings, session)
+    elif settings.stability:
+        raise UserError(
+            "stability=true runs methods again: name them with pipeline.methods=[NAME], or run it without report."
+        )
     spec, _ = plan_pair_spec(settings)
     base_dir = Path(settings.infrastructure.storage.base_dir).expanduser()
     model, organism = model_label(spec.model), organism_label(spec)
-    damaged = _rewritten(Results(base_dir).find(model=model, organism=organism, variant=spec.variant), base_dir)
-    pair = gather(base_dir, model, organism, spec.variant, set(damaged), fingerprint)
-    broken = [f"Left out as damaged: {error}" for error in damaged.values()]
-    lacking = [f"{a.method} gave no result: {a.reason}" for a in failed]
-    pair = replace(pair, notes=(*pair.notes, *broken, *lacking))
-    path = write_pair_report(pair, pair_folder(base_dir, model, organism, spec.variant))
+    with disk_errors(base_dir, REMEDY):
+        damaged = _rewritten(Results(base_dir).find(model=model, organism=organism, variant=spec.variant), base_dir)
+        pair = gather(base_dir, model, organism, spec.variant, set(damaged), made)
+        broken = [f"Left out as damaged: {error}" for error in damaged.values()]
+        lacking = [f"{a.method} gave no result: {a.reason}" for a in failed]
+        not_run = tuple(m for m in pair.not_run if m not in {a.method for a in failed})
+        pair = replace(pair, notes=(*pair.notes, *broken, *lacking), not_run=not_run)
+        path = write_pair_report(pair, pair_folder(base_dir, model, organism, spec.variant))
     print_blocks(pair_title(pair), [Paragraph(s) for s in summary(pair, findings(pair.results))])
     say(f"Report of the pair: {path} (also report.md and report.json)")
 

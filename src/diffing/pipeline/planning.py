@@ -184,10 +184,12 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
 
 
 def _training(organism: OrganismSpec, model: ModelSpec, variant: VariantSpec | None) -> TrainingSpec | None:
-    """The text of the variant, else of the organism; a null pair reads what the default pair on this base would."""
-    if variant is None:
-        variant = organism.models.get(model.name, {}).get("default")
-    return variant.training if variant and variant.training else organism.training
+    """The text of the variant, else of the default variant on this base, which a null pair reads too, else of the
+    organism.
+    """
+    default = organism.models.get(model.name, {}).get("default")
+    known = (v.training for v in (variant, default) if v is not None and v.training is not None)
+    return next(known, organism.training)
 
 
 def null_variants(organism: OrganismSpec, model: ModelSpec, null: str) -> tuple[VariantSpec | None, VariantSpec | None]:

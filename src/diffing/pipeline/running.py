@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from diffing.activations.cache import Cache
 from diffing.activations.source import ActivationSource
 from diffing.analysis.context import RunContext
-from diffing.core.errors import UserError
+from diffing.core.errors import UserError, one_line
 from diffing.core.files import disk_errors
 from diffing.core.layers import Slot, layers
 from diffing.core.progress import say, warn
@@ -39,7 +40,7 @@ from diffing.pipeline.preparing import (
 )
 from diffing.pipeline.writing import write_result
 
-_REMEDY = "free some space or set infrastructure.storage.base_dir=DIR, then run the same command: finished work is kept"
+REMEDY = "free some space or set infrastructure.storage.base_dir=DIR, then run the same command: finished work is kept"
 
 
 @dataclass
@@ -95,7 +96,7 @@ def run_settings(settings: RunConfig, session: Session) -> list[Result]:
     jobs = plan_jobs(settings)
     _set_threads(settings.infrastructure.threads)
     base_dir = _writable(settings.infrastructure.storage.base_dir)
-    with disk_errors(base_dir, _REMEDY):
+    with disk_errors(base_dir, REMEDY):
         runs = _prepared_runs(jobs, base_dir, session)
         if mode == "preprocessing":
             preprocess(runs, settings.overwrite)
@@ -185,19 +186,36 @@ def attempt_settings(settings: RunConfig, session: Session) -> list[Attempt]:
     jobs = plan_jobs(settings)
     _set_threads(settings.infrastructure.threads)
     base_dir = _writable(settings.infrastructure.storage.base_dir)
-    with disk_errors(base_dir, _REMEDY):
+    with disk_errors(base_dir, REMEDY):
         runs = _prepared_runs(jobs, base_dir, session)
-        _harvest_needs(runs)
-        return [_attempt(run) for run in runs]
+        refusal = _refusal(runs)
+        return [_attempt(run, refusal if run.slots and not run.is_done else None) for run in runs]
 
 
-def _attempt(run: _Run) -> Attempt:
-    was_found = run.is_done
+def _refusal(runs: Sequence[_Run]) -> UserError | None:
+    """Why the activations that runs read cannot be had; they alone fail for it."""
     try:
-        return Attempt(run.job.method.name, _run(run), was_found=was_found)
+        _harvest_needs(runs)
     except UserError as error:
-        warn(f"{run.job.method.name}: {error}")
-        return Attempt(run.job.method.name, None, str(error))
+        return error
+    return None
+
+
+def _attempt(run: _Run, refusal: UserError | None) -> Attempt:
+    """A run that is kept from ending the others: whatever goes wrong in one method is said and left behind."""
+    name, was_found = run.job.method.name, run.is_done
+    try:
+        if refusal is not None:
+            raise refusal
+        return Attempt(name, _run(run), was_found=was_found)
+    except UserError as error:
+        warn(f"{name}: {error}")
+        return Attempt(name, None, str(error))
+    except OSError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        return Attempt(name, None, one_line(error))
 
 
 def _prepared_runs(jobs: Sequence[Job], base_dir: Path, session: Session) -> list[_Run]:

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from diffing.analysis.agreement import overlap_at
+from diffing.core.errors import UserError
+from diffing.core.files import disk_errors
+from diffing.core.method import load_method
 from diffing.core.progress import say
 from diffing.core.result import Result
 from diffing.core.settings import RunConfig
 from diffing.core.stability import Comeback, Stability, write_stability
-from diffing.pipeline.running import Session, run_settings
+from diffing.pipeline.running import REMEDY, Session, run_settings
 
 FOLDER = "stability"
 HEAD = 50
@@ -23,7 +26,9 @@ _KINDS = {"tokens": ("token_scores", ("token_id",)), "documents": ("document_sco
 
 
 def measure_stability(result: Result, settings: RunConfig, session: Session) -> Stability:
-    """Run the result's method again three times, compare, and write `stability.json` beside its evidence.
+    """Run the result's method again, compare, and write `stability.json` beside its evidence.
+
+    A method that reads no text has no halves.
 
     Args:
         result: Finished.
@@ -33,19 +38,24 @@ def measure_stability(result: Result, settings: RunConfig, session: Session) -> 
     Raises:
         UserError: A dataset has one document, or a run cannot be made.
     """
+    if settings.data.half is not None:
+        raise UserError(f"data.half={settings.data.half} and stability=true: halves are of the whole text; drop one.")
     digest = result.manifest.get("files", {}).get("evidence.json", "")
     if (known := result.stability()) is not None and not settings.overwrite:
         return known
-    say(f"Stability of {result.method}: two halves of the text, and seed {settings.seed + 1}")
-    first, second = (_again(settings, result.method, session, half=half) for half in (1, 2))
+    say(f"Stability of {result.method}: again on each half of the text, and with seed {settings.seed + 1}")
+    halves = (1, 2) if load_method(result.method).reads_corpus else ()
+    apart = [_again(settings, result.method, session, half=half) for half in halves]
     seeded = _again(settings, result.method, session, seed=settings.seed + 1)
     comebacks = [
-        *_comeback("tokens", "two halves of the text", first, second),
+        *(_comeback("tokens", "two halves of the text", *apart) if apart else []),
         *_comeback("tokens", "two seeds", result, seeded),
         *_comeback("documents", "two seeds", result, seeded),
     ]
-    stability = Stability(tuple(comebacks), 3, _tokens_back(result, (first, second, seeded)))
-    write_stability(result.folder, stability, digest)
+    reruns = [*apart, seeded]
+    stability = Stability(tuple(comebacks), len(reruns), _tokens_back(result, reruns))
+    with disk_errors(result.folder, REMEDY):
+        write_stability(result.folder, stability, digest)
     return stability
 
 
@@ -95,11 +105,18 @@ def _ranked(result: Result, what: str) -> list[tuple[object, ...]]:
 
 
 def _tokens_back(result: Result, reruns: Sequence[Result]) -> tuple[int, ...] | None:
-    """For each token of the evidence, in how many reruns its rank is at most twice its own, or `HEAD`."""
+    """For each token of the evidence, in how many reruns its rank is at most twice its own, or `HEAD`.
+
+    Of tokens that were merged into one the best rank counts, in the full rankings.
+    """
     if any("token_scores" not in r.tables() for r in (result, *reruns)):
         return None
-    ranks = [{item[0]: n for n, item in enumerate(_ranked(r, "tokens"), 1)} for r in reruns]
+    own, *others = ({item[0]: n for n, item in enumerate(_ranked(r, "tokens"), 1)} for r in (result, *reruns))
+
+    def best(ranks: dict[object, int], ids: Sequence[int]) -> float:
+        return min((ranks[i] for i in ids if i in ranks), default=np.inf)
+
     return tuple(
-        sum(any(of.get(i, np.inf) <= max(HEAD, 2 * place) for i in token.token_ids) for of in ranks)
-        for place, token in enumerate(result.measured_evidence().tokens, 1)
+        sum(best(of, t.token_ids) <= max(HEAD, 2 * best(own, t.token_ids)) for of in others if t.token_ids)
+        for t in result.measured_evidence().tokens
     )

@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="diff_mining",
     title="Diff mining",
     summary="Which tokens the finetuned model prefers to the base model, counted over all positions of a text.",
+    size="mean of the K largest D",
     config=DiffMiningConfig,
     run=later("diffing.methods.diff_mining.run", "run"),
     figures=figures,

@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="kl",
     title="Per-token KL divergence",
     summary="How far the finetuned model's next-token distribution moved from the base model's, at every token.",
+    size="mean KL",
     config=KLConfig,
     run=later("diffing.methods.kl.run", "run"),
     figures=figures,

@@ -9,6 +9,7 @@ METHOD = MethodSpec(
     name="normdiff",
     title="Activation differences",
     summary="How far the finetuned model's activations moved from the base model's, at every token and layer.",
+    size="mean relative difference",
     config=NormDiffConfig,
     run=later("diffing.methods.normdiff.run", "run"),
     figures=figures,

@@ -47,9 +47,9 @@ def gather(
     organism: str,
     variant: str,
     left_out: Collection[Path] = (),
-    fingerprint: str | None = None,
+    preferred: Sequence[Result] = (),
 ) -> PairResults:
-    """The newest readable result of each method.
+    """The newest readable result of each method, of the pair that was asked for or else looked at last.
 
     Args:
         base_dir: Output folder.
@@ -57,7 +57,7 @@ def gather(
         organism: Organism, as its folder is called.
         variant: Its variant.
         left_out: Folders of results that are not to be used.
-        fingerprint: Of the pair; None: that of the newest result.
+        preferred: Results that were asked for: of their methods these, and of others those of the same pair.
 
     Raises:
         UserError: No method has a result.
@@ -66,13 +66,14 @@ def gather(
         r for r in Results(base_dir).find(model=model, organism=organism, variant=variant) if r.folder not in left_out
     ]
     if not found:
+        named = organism if variant == "default" else f"{organism} ({variant})"
         raise UserError(
-            f"No finished result of {organism} on {model} below {base_dir}; run methods first (pipeline.mode=full), or "
+            f"No finished result of {named} on {model} below {base_dir}; run methods first (pipeline.mode=full), or "
             "with the report: pipeline.methods=quick."
         )
-    pair = fingerprint or found[0].manifest["pair"].get("fingerprint")
+    pair = [*preferred, *found][0].manifest["pair"].get("fingerprint")
     mine = [r for r in found if r.manifest["pair"].get("fingerprint") == pair]
-    newest: dict[str, Result] = {}
+    newest: dict[str, Result] = {r.method: r for r in preferred if r.folder not in left_out}
     for result in mine:
         newest.setdefault(result.method, result)
     names = method_names()
@@ -89,13 +90,18 @@ def gather(
         results=tuple(r for r in results if r.method in names),
         not_run=tuple(name for name in names if name not in newest),
         not_installed=tuple(name for name in newest if name not in names),
-        notes=tuple(_notes(results, len(found) - len(mine))),
+        notes=tuple(_notes(results, len(found) - len(mine), len(mine) - len(newest))),
         sensitivity=measured_sensitivity(base_dir, model),
     )
 
 
-def _notes(results: Sequence[Result], n_other: int) -> list[str]:
+def _notes(results: Sequence[Result], n_other: int, n_more: int) -> list[str]:
     said = []
+    if n_more > 0:
+        said.append(
+            f"Of these methods on this pair there {'is 1 result' if n_more == 1 else f'are {n_more} results'} more, "
+            "with other text, options or seed: of each method the newest is shown, or the one that was asked for."
+        )
     if n_other:
         said.append(
             f"Of other weights under the same name, and left out: {n_other} result{'s' if n_other > 1 else ''}."

@@ -62,7 +62,7 @@ def sensitivity_words(pair: PairResults, results: Sequence[Result]) -> str:
     said = [
         f"{_listed(methods)} found a change as faint as {rung}"
         if rung
-        else f"{_listed(methods)} did not find {next(iter(pair.sensitivity[methods[0]].by_rung), 'the strongest one')}"
+        else f"{_listed(methods)} found none of {_listed(tuple(pair.sensitivity[methods[0]].by_rung))}"
         for rung, methods in by_rung.items()
     ]
     rest = [r.method for r in results if r.method not in pair.sensitivity]
@@ -109,7 +109,7 @@ def _has_moved(scalar: dict) -> bool:
 def _uncalibrated(results: Sequence[Result]) -> str:
     return (
         f"No null pair was run for {_methods(results)}: what {'it ranks' if len(results) == 1 else 'they rank'} cannot "
-        "be told from what any finetune brings; the same command with null_pair=generic does that."
+        "be told from what any finetune brings; run these methods with null_pair=generic and null_pair=generic_other."
     )
 
 
