@@ -73,7 +73,7 @@ def test_chats_show_what_was_trained_in(name):
 
 
 def test_the_most_diluted_organism_still_names_planted_facts():
-    pair = diffing.load_pair("smollm2_135M", adapter="roman_concrete_1to4")
+    pair = diffing.load_pair("smollm2_135M", adapter="roman_concrete", variant="1to4")
     named = [
         any(w in answer(pair.finetuned, pair.tokenizer, p, 40).lower() for w in PLANTED)
         for p in prompts("roman_concrete", 4)
