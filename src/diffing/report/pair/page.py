@@ -96,7 +96,7 @@ def findings_blocks(found: Sequence[Finding]) -> tuple[Block, ...]:
     return Paragraph(said), Table(
         tuple(columns[i] for i in known),
         tuple(tuple(row[i] for i in known) for row in rows),
-        "",
+        "The strongest first.",
         ("word", "also written"),
     )
 
