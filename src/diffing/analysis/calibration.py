@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from diffing.analysis.log_odds import benjamini_hochberg
 from diffing.core.claims import Claims, ListClaims
 from diffing.core.evidence import Evidence, ScalarEvidence
+from diffing.core.result import Result
 
 LEVEL = 0.05
 FAINT = 0.1  # of a null's change: below it shares of the change are those of rounding, and no token is claimed
@@ -40,6 +41,14 @@ class Ranking:
 
     ids_V: np.ndarray
     scores_V: np.ndarray
+
+    @classmethod
+    def of(cls, result: Result) -> "Ranking | None":
+        """The ranking of a result; None where its method ranks no tokens."""
+        if "token_scores" not in result.tables():
+            return None
+        table = result.table("token_scores")
+        return cls(table["token_id"].to_numpy(), table["score"].to_numpy().astype(np.float64))
 
     @property
     def known(self) -> "Ranking":

@@ -5,14 +5,13 @@ evidence they were made for, so that claims about an older one are not taken for
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence
-from diffing.core.files import read_json, write_json
+from diffing.core.files import finite, read_json, write_json
 
 NAME = "calibration.json"
 SCHEMA = 1
@@ -122,15 +121,7 @@ def write_calibration(folder: Path, calibration: Calibration, evidence_digest: s
         evidence_digest: SHA-256 of the evidence that is judged.
     """
     values = dataclasses.asdict(calibration)
-    write_json(folder / NAME, {"schema": SCHEMA, "of": evidence_digest, **_finite(values)})
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_json(folder / NAME, {"schema": SCHEMA, "of": evidence_digest, **finite(values)})
 
 
 def read_calibration(folder: Path, evidence_digest: str | None) -> Calibration | None:

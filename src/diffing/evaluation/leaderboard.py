@@ -1,14 +1,13 @@
 """The leaderboard: rows for every method on every pair, as typed values that are written as JSON and read back."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffing.core.errors import UserError
-from diffing.core.files import read_json, write_json
+from diffing.core.files import finite, read_json, write_json
 from diffing.evaluation.scores import Score
 from diffing.evaluation.scoring import Count, Counts, Detection
 
@@ -105,15 +104,7 @@ class Leaderboard:
 
 def write_leaderboard(path: Path, board: Leaderboard) -> None:
     """Write it as JSON."""
-    write_json(path, {"schema": SCHEMA, **_plain(dataclasses.asdict(board))})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_json(path, {"schema": SCHEMA, **finite(dataclasses.asdict(board))})
 
 
 def read_leaderboard(path: Path) -> Leaderboard:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffing.analysis.calibration import Ranking
 from diffing.core.claims import Claims, ListClaims, with_claims
 from diffing.core.result import Result
 from diffing.core.seeds import generator
@@ -28,12 +29,6 @@ class Counts:
     examples: Count | None
     texts: Count | None
     numbers: Count | None
-
-    @property
-    def any_claim(self) -> bool | None:
-        """Whether anything is claimed; None where nothing was judged."""
-        known = [c for c in (self.tokens, self.examples, self.texts, self.numbers) if c is not None]
-        return any(c.n_claimed for c in known) if known else None
 
 
 @dataclass(frozen=True)
@@ -100,13 +95,12 @@ def _count(claims: ListClaims) -> Count | None:
 
 def token_scores(result: Result, n_vocabulary: int) -> np.ndarray | None:
     """Score of every token of the vocabulary, NaN where there is none; None where the method ranks no tokens."""
-    if "token_scores" not in result.tables():
+    ranking = Ranking.of(result)
+    if ranking is None:
         return None
-    table = result.table("token_scores")
     scores_V = np.full(n_vocabulary, np.nan)
-    ids, scores = table["token_id"].to_numpy(), table["score"].to_numpy(zero_copy_only=False).astype(np.float64)
-    within = ids < n_vocabulary
-    scores_V[ids[within]] = scores[within]
+    within = ranking.ids_V < n_vocabulary
+    scores_V[ranking.ids_V[within]] = ranking.scores_V[within]
     return scores_V
 
 

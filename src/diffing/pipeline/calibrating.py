@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
-
 from diffing.analysis.calibration import Ranking, calibrate
 from diffing.core.claims import Calibration, Claims, NullRun, write_calibration
 from diffing.core.errors import UserError
@@ -103,14 +101,6 @@ def claims_against(result: Result, null: Result, second: Result | None = None) -
         second: Another null of the same kind; None: tokens are ranked among those of one null.
     """
     return calibrate(
-        result.measured_evidence(), null.measured_evidence(), _ranking(result), _ranking(null),
-        None if second is None else _ranking(second), load_method(result.method).size,
+        result.measured_evidence(), null.measured_evidence(), Ranking.of(result), Ranking.of(null),
+        None if second is None else Ranking.of(second), load_method(result.method).size,
     )  # fmt: skip
-
-
-def _ranking(result: Result) -> Ranking | None:
-    if "token_scores" not in result.tables():
-        return None
-    table = result.table("token_scores")
-    scores = np.array([np.nan if s is None else s for s in table["score"].to_pylist()], dtype=np.float64)
-    return Ranking(table["token_id"].to_numpy(), scores)

@@ -84,8 +84,9 @@ def report(settings: RunConfig, session: Session) -> None:
         lacking = [f"{a.method} gave no result: {a.reason}" for a in failed]
         not_run = tuple(m for m in pair.not_run if m not in {a.method for a in failed})
         pair = replace(pair, notes=(*pair.notes, *broken, *lacking), not_run=not_run)
-        path = write_pair_report(pair, pair_folder(base_dir, model, organism, spec.variant))
-    print_blocks(pair_title(pair), [Paragraph(s) for s in summary(pair, findings(pair.results))])
+        found = findings(pair.results)
+        path = write_pair_report(pair, found, pair_folder(base_dir, model, organism, spec.variant))
+    print_blocks(pair_title(pair), [Paragraph(s) for s in summary(pair, found)])
     say(f"Report of the pair: {path} (also report.md and report.json)")
 
 

@@ -217,11 +217,10 @@ def null_variants(organism: OrganismSpec, model: ModelSpec, null: str) -> tuple[
 
 def _null_label(organism: OrganismSpec, model: ModelSpec, null: str) -> str:
     """Name of a null's variant; one whose adapters stand in for the model's own says which."""
-    if null not in _NULL_ADAPTERS or not model.null_adapters or not organism.null_adapter:
+    if not model.null_adapters or not organism.null_adapter:
         return f"null-{null}"
-    adapters = organism.null_adapter
-    named = adapters[:1] if null == "generic" else adapters[:2] if null == "seeds" else adapters[-1:]
-    return f"null-{null}({','.join(_last_part(n.removeprefix(EMBEDDED)) for n in named)})"
+    named = [_last_part(v.id.removeprefix(EMBEDDED)) for v in null_variants(organism, model, null) if v is not None]
+    return f"null-{null}({','.join(named)})" if named else f"null-{null}"
 
 
 def choose_variant(organism: OrganismSpec, model: ModelSpec, wanted: str | None) -> tuple[VariantSpec, str]:

@@ -3,16 +3,17 @@
 import base64
 import hashlib
 import json
-import math
 import re
 from typing import Any
+
+from diffing.core.files import finite
 
 _LINK = re.compile(r"<(?=\s*/?\s*a\b)", re.IGNORECASE)
 
 
 def json_for_script(value: Any) -> str:
     """JSON that cannot end the script element it stands in; NaN and infinities become null."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -37,14 +38,6 @@ def policy(scripts: list[str]) -> str:
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _without_links(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffing.analysis.agreement import overlap_at, rank_correlation
+from diffing.analysis.calibration import Ranking
 from diffing.analysis.merged_tokens import merge_key
 from diffing.analysis.shared_examples import SharedExample, shared_examples
 from diffing.core.claims import Calibration
@@ -148,19 +149,15 @@ def _marks(example: ExampleEvidence, forms: set[str]) -> bool:
 
 def agreement(results: Sequence[Result]) -> list[Agreement]:
     """Each two methods that rank tokens; those that agree most beyond chance first."""
-    ranked = [(r.method, *_ranking(r)) for r in results if "token_scores" in r.tables()]
+    ranked = [(r.method, *_ordered(r.method, of)) for r in results if (of := Ranking.of(r)) is not None]
     pairs = [_agree(a, b) for a, b in combinations(ranked, 2)]
     return sorted(pairs, key=lambda p: -((p.share or 0) - (p.chance or 0)))
 
 
-def _ranking(result: Result) -> tuple[np.ndarray, np.ndarray]:
+def _ordered(method: str, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     """Ids, best first, and their scores; items of one score in a fixed random order."""
-    table = result.table("token_scores")
-    ids = table["token_id"].to_numpy()
-    scores = np.array([np.nan if s is None else s for s in table["score"].to_pylist()], dtype=np.float64)
-    known = np.isfinite(scores)
-    ids, scores = ids[known], scores[known]
-    shuffled = np.random.default_rng(len(result.method)).permutation(len(ids))
+    ids, scores = ranking.known.ids_V, ranking.known.scores_V
+    shuffled = np.random.default_rng(len(method)).permutation(len(ids))
     order = shuffled[np.argsort(-scores[shuffled], kind="stable")]
     return ids[order], scores[order]
 

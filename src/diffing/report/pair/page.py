@@ -17,7 +17,7 @@ from diffing.display.examples import example_heatmap
 from diffing.display.headline import claim
 from diffing.display.numbers import duration, number
 from diffing.report.document import Chapter, Document, Link, markdown, render_document
-from diffing.report.pair.findings import HEAD, Agreement, Finding, Support, agreement, findings, shared_texts
+from diffing.report.pair.findings import HEAD, Agreement, Finding, Support, agreement, shared_texts
 from diffing.report.pair.gathering import PairResults
 from diffing.report.pair.words import n_claimed, sensitivity_words, summary
 
@@ -30,17 +30,17 @@ _MOST_IN_JSON = 200
 _RUN_LETTERS = 6  # of a fingerprint: enough to tell the runs of a pair apart
 
 
-def write_pair_report(pair: PairResults, folder: Path) -> Path:
+def write_pair_report(pair: PairResults, found: Sequence[Finding], folder: Path) -> Path:
     """Write `report.html`, `report.md` and `report.json`, each whole or not at all.
 
     Args:
         pair: Its results.
+        found: What they found together.
         folder: Where to; links are relative to it.
 
     Returns:
         Path of the page.
     """
-    found = findings(pair.results)
     agreeing = agreement(pair.results)
     document = pair_document(pair, found, agreeing, folder)
     write_text(folder / "report.json", json.dumps(_as_json(pair, found, agreeing, folder), indent=1, allow_nan=False))
