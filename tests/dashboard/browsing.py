@@ -171,6 +171,17 @@ class Tab:
         offered.click()
         self.settle()
 
+    def add(self, label: str, option: str) -> None:
+        """One more option of a selector of several, whose list stays open until it is left."""
+        offered = self.page.get_by_role("option", name=option, exact=True)
+        for _ in range(3):
+            self.choose(label, option)
+            with suppress(NotThere):
+                offered.wait_for(state="detached", timeout=5_000)
+                break  # a click that comes while the list takes the focus chooses nothing
+        self.page.keyboard.press("Tab")
+        self.settle()
+
     def show(self, name: str, group: str | None = None) -> None:
         """One of the choices that stand side by side; `group` where several offer the same."""
         place = self.page.get_by_role("radiogroup", name=group, exact=True) if group else self.page

@@ -54,24 +54,16 @@ def _picks(path: Path, known: list[q.Column], names: tuple[str, ...], key: str) 
 
 def _query(path: Path, known: list[q.Column], key: str, picked: list[q.Filter]) -> q.Query:
     names = [c.name for c in known if c.kind != "list"]
-    left, middle, right, last = st.columns([3, 3, 2, 2], vertical_alignment="bottom")
+    left, middle, right, last = st.columns([3, 3, 2, 3], vertical_alignment="bottom")
     texts = [c for c in known if c.kind == "text"]
     search = left.text_input(
         "Search in text columns", key=f"{key}_search", bind="query-params", disabled=not texts, max_chars=200
     )
     order = middle.selectbox("Order by", ["as stored", *names], key=f"{key}_order", bind="query-params")
     descending = right.toggle("largest first", value=True, key=f"{key}_down", bind="query-params")
-    with last:
-        filters = _filters(path, known, key)
+    chosen = last.multiselect("Columns to filter", names, key=f"{key}_filters", bind="query-params")
+    filters = [f for name in chosen for f in _filter(path, known, name, f"{key}_{name}")]
     return q.Query((*picked, *filters), search or "", None if order == "as stored" else order, descending)
-
-
-def _filters(path: Path, known: list[q.Column], key: str) -> list[q.Filter]:
-    with st.popover("Filters", icon=":material/filter_list:"):
-        columns = [c.name for c in known if c.kind != "list"]
-        chosen = st.multiselect("Columns to filter", columns, key=f"{key}_filters", bind="query-params")
-        found = [_filter(path, known, name, f"{key}_{name}") for name in chosen]
-    return [f for some in found for f in some]
 
 
 def _filter(path: Path, known: list[q.Column], name: str, key: str) -> list[q.Filter]:
