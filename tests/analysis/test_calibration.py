@@ -291,12 +291,16 @@ def scalars(*values):
     ],
 )
 @pytest.mark.parametrize("n_nulls", [1, 2])
-def test_a_change_below_a_tenth_of_the_nulls_has_no_claimed_tokens(mine, null, is_faint, n_nulls):
+def test_a_change_below_a_tenth_of_the_nulls_has_no_claimed_tokens_and_examples(mine, null, is_faint, n_nulls):
     result, first, second = two_nulls(10)
     if n_nulls == 1:
         result, second = ranking(result.scores_V + 1000.0), None
-    found = Evidence(tokens=TOKENS, scalars=scalars(*mine))
-    claims = calibrate(found, Evidence(scalars=scalars(*null)), result, first, second, "mean KL")
+    examples, theirs = (tuple(ExampleEvidence("x", float(s)) for s in range(*r)) for r in ((100, 130), (1, 31)))
+    found = Evidence(tokens=TOKENS, examples=examples, scalars=scalars(*mine))
+    other = Evidence(examples=theirs, scalars=scalars(*null))
+    claims = calibrate(found, other, result, first, second, "mean KL")
+    assert claims.examples.n_claimed == (0 if is_faint else 30)
+    assert claims.examples.flags == (not is_faint,) * 30
     assert claims.tokens.flags == ((False,) * 3 if is_faint else (True, n_nulls == 1, True))
     assert (claims.tokens.n_claimed == 0) is is_faint
     assert (claims.tokens.threshold is None) is is_faint

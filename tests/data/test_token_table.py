@@ -69,6 +69,24 @@ def test_kept_tokens_are_those_of_a_plain_loop(corpus, bos_id, skip_first, skip_
     assert TokenTable.of(corpus).kept(bos_id, skip_first, skip_template).tolist() == expected
 
 
+@given(corpora)
+@settings(max_examples=80, deadline=None)
+def test_new_tokens_are_those_that_no_earlier_text_begins_with(corpus):
+    seen, expected = set(), []
+    for s in corpus.sequences:
+        for end in range(1, len(s.ids) + 1):
+            beginning = s.dataset, tuple(s.ids[:end].tolist())
+            expected.append(beginning not in seen)
+            seen.add(beginning)
+    assert TokenTable.of(corpus).is_new_N.tolist() == expected
+
+
+def test_of_equal_texts_the_first_alone_is_new():
+    same = [(n, 0, False, False) for n in (3, 3, 5)]
+    table = TokenTable.of(corpus_of([("a", 0, same), ("a", 1, same), ("a", 2, same[:2]), ("b", 0, same)]))
+    assert table.is_new_N.tolist() == [True] * 3 + [False] * 3 + [False] * 2 + [True] * 3
+
+
 PLAIN, SPECIAL, TEMPLATE, BOTH = (False, False), (False, True), (True, False), (True, True)
 
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.parametrize("name", method_names())
 def quickly(name, pair, base_dir):
     """A run at the defaults, but for the length of the texts that a method writes."""
     texts = [row["text"] for row in sentences(8)]
+    texts.append(texts[0])
     options = {"max_new_tokens": SHORT_TEXTS[name]} if name in SHORT_TEXTS else {}
     return diffing.run(name, pair, data=texts, base_dir=base_dir, **options)
 
@@ -113,6 +114,11 @@ def test_examples_point_into_their_texts(name, results):
     for example in results(name).evidence().examples:
         for span in example.spans:
             assert 0 <= span.start < span.end <= len(example.text)
+
+
+def test_a_text_that_comes_twice_is_no_second_example(name, results):
+    told = [(e.text, e.score) for e in results(name).evidence().examples]
+    assert len(set(told)) == len(told)
 
 
 def test_nothing_is_claimed_without_calibration(name, results):

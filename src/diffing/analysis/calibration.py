@@ -25,7 +25,7 @@ from diffing.core.evidence import Evidence, ScalarEvidence
 from diffing.core.result import Result
 
 LEVEL = 0.05
-FAINT = 0.1  # of a null's change: below it shares of the change are those of rounding, and no token is claimed
+FAINT = 0.1  # of a null's change: below it what stands out is rounding: no token, no example is claimed
 _ONE_WHERE_IDENTICAL = "agreement"
 _OF_TEXT = " · "  # between the name of a measure and the dataset it is of
 
@@ -163,12 +163,13 @@ def calibrate(
         second_ranking: That of another null of the same kind; None: tokens are ranked among the null's alone.
         size: Headline measure that says how much changed; empty: none does.
     """
-    tokens, token_nulls = _tokens(found, ranking, null_ranking, second_ranking, _is_faint(found, null, size))
+    is_faint = _is_faint(found, null, size)
+    tokens, token_nulls = _tokens(found, ranking, null_ranking, second_ranking, is_faint)
     return Claims(
         level=LEVEL,
         tokens=tokens,
         token_nulls=token_nulls,
-        examples=_listed([e.score for e in found.examples], [e.score for e in null.examples]),
+        examples=_listed([e.score for e in found.examples], [e.score for e in null.examples], is_faint),
         texts=_listed([t.score for t in found.texts], [t.score for t in null.texts]),
         scalars=tuple(_differs(s, _named(null.scalars, s.name)) for s in found.scalars),
         scalar_names=tuple(s.name for s in found.scalars),
@@ -208,7 +209,7 @@ def _tokens(
 def _is_faint(found: Evidence, null: Evidence, size: str) -> bool:
     """Whether the measure of size lies, on every text, nearer than a tenth of the null's way to where nothing changed.
 
-    A ranking by shares says nothing of how much there is to share.
+    A ranking by shares, or by how much one token has of all the change, says nothing of how much there is to share.
     """
     ways = [
         (abs(s.value - _at_rest(s.name)), abs(n.value - _at_rest(s.name)))
@@ -222,7 +223,7 @@ def _is_faint(found: Evidence, null: Evidence, size: str) -> bool:
     return bool(known) and all(mine < FAINT * theirs for mine, theirs in known)
 
 
-def _listed(scores: Sequence[float | None], null: Sequence[float | None]) -> ListClaims:
+def _listed(scores: Sequence[float | None], null: Sequence[float | None], is_faint: bool = False) -> ListClaims:
     """The best of equally many texts on both sides: the shorter list goes on with items below any score."""
     known = [s for s in scores if s is not None]
     if not known:
@@ -230,7 +231,7 @@ def _listed(scores: Sequence[float | None], null: Sequence[float | None]) -> Lis
     theirs = [s for s in null if s is not None]
     n = max(len(known), len(theirs))
     scores_N, null_N = (np.array([*s, *[-np.inf] * (n - len(s))]) for s in (known, theirs))
-    claimed_N = claims_of(scores_N, null_N)
+    claimed_N = claims_of(scores_N, null_N) & (not is_faint)
     verdicts = iter(zip(claimed_N.tolist(), _p_values(scores_N, null_N).tolist(), strict=True))
     judged = [(None, None) if s is None else next(verdicts) for s in scores]
     threshold = float(scores_N[claimed_N].min()) if claimed_N.any() else None

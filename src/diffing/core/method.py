@@ -95,7 +95,7 @@ class MethodSpec:
         needs_models: Whether a method that reads no activations always reads the models; False: they are loaded when it
             asks for `context.pair`.
         size: Headline measure (the part of its name before the dataset) that says how much changed; empty: none does.
-            Tokens are claimed only where it is a tenth of a null's or more.
+            Tokens and examples are claimed only where it is a tenth of a null's or more.
         work: What takes its time: reading text through the models, generating text, or training on activations. The
             benchmark runs the dearer kinds on fewer pairs.
         reads_corpus: Whether it reads the corpus; a result of one that does not is said to rest on no text.

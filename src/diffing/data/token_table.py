@@ -84,6 +84,27 @@ class TokenTable:
         following[self.starts[1:] - 1] = -1
         return following
 
+    @cached_property
+    def is_new_N(self) -> np.ndarray:
+        """Whether no earlier sequence of its dataset has the same tokens up to and with this one.
+
+        A causal model reads the same state and makes the same prediction wherever texts begin alike, as after one
+        system prompt: only the first of them is an observation of its own.
+        """
+        is_new_N = np.ones(len(self), dtype=bool)
+        row_S = self.starts[:-1]
+        group_S = self.dataset_N[row_S].astype(np.int64)
+        while len(row_S):
+            pairs = np.stack([group_S, self.ids_N[row_S]], 1)
+            _, first, group_S, count = np.unique(
+                pairs, axis=0, return_index=True, return_inverse=True, return_counts=True
+            )
+            group_S = group_S.reshape(-1)
+            is_new_N[np.delete(row_S, first)] = False
+            goes_on = (count[group_S] > 1) & (self.next_N[row_S] >= 0)
+            row_S, group_S = row_S[goes_on] + 1, group_S[goes_on]
+        return is_new_N
+
     def kept(self, bos_id: int | None, skip_first_tokens: int = 0, skip_template: bool = False) -> np.ndarray:
         """Which tokens count in statistics, shape (N,).
 

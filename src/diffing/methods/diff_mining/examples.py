@@ -15,7 +15,8 @@ def example_table(data: Gathered, tokenizer: Decoder, config: DiffMiningConfig) 
     """By dataset the documents with the largest mean of the K largest D at one position: `WindowRow`, and `risen`.
 
     `unit` is the dataset's number, `values` that mean at every token; `risen` has for each token the leading ones of
-    the K at it, joined by two spaces.
+    the K at it, joined by two spaces. Where documents begin alike, so do the predictions: what they share is looked at
+    in the first of them alone.
     """
     tokens, parts = data.frame.tokens, data.parts
     first = _starts(tokens.starts, parts["example_sequence"])
@@ -23,7 +24,7 @@ def example_table(data: Gathered, tokenizer: Decoder, config: DiffMiningConfig) 
     for sequence in sorted(first):
         rows = tokens.rows_of(sequence)
         strength_T = parts["example_strength"][first[sequence] :][: tokens.length_of(sequence)]
-        at = np.flatnonzero(data.frame.kept_N[rows] & (strength_T > 0))
+        at = np.flatnonzero(data.frame.kept_N[rows] & tokens.is_new_N[rows] & (strength_T > 0))
         row_M = rows.start + at
         found.add(tokens.dataset_N[row_M], row_M, strength_T[at], np.full(len(at), sequence))
     ranked = found.top()

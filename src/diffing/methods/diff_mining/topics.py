@@ -109,7 +109,7 @@ def topic_example_table(
     tokens = data.frame.tokens
     n_topics = topics.weight_PK.shape[1]
     found = TopExamples(n_topics, _EXAMPLES)
-    at, topic = np.nonzero(topics.weight_PK > 0)
+    at, topic = np.nonzero((topics.weight_PK > 0) & tokens.is_new_N[topics.row_P][:, None])
     order = np.argsort(topics.row_P[at], kind="stable")
     at, topic = at[order], topic[order]
     row_M = topics.row_P[at]

@@ -13,7 +13,10 @@ from diffing.methods.kl.results import ExampleRow
 
 
 def example_table(data: Gathered, names: Mapping[int, str], tokenizer: Decoder, config: KLConfig) -> pa.Table:
-    """Per dataset, the documents with the largest token KL (window around it) and with the largest mean KL (whole)."""
+    """Per dataset, the documents with the largest token KL (window around it) and with the largest mean KL (whole).
+
+    Where documents begin alike, so do the predictions: what they share is looked at in the first of them alone.
+    """
     rows: list[ExampleRow] = []
     sums, counts = data.sequence_sums("kl", data.kept_N)
     mean = np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
@@ -31,10 +34,11 @@ def example_table(data: Gathered, names: Mapping[int, str], tokenizer: Decoder, 
 
 
 def _peaks(data: Gathered) -> dict[int, tuple[int, float]]:
-    """Position and value of each sequence's largest kept token KL."""
-    kl = np.where(data.kept_N, data.values("kl"), -np.inf)
+    """Position and value of each sequence's largest token KL, of those kept and not the same as in one before."""
+    counts_N = data.kept_N & data.tokens.is_new_N
+    kl = np.where(counts_N, data.values("kl"), -np.inf)
     found = {}
-    for i in np.unique(data.tokens.sequence_N[data.kept_N]).tolist():
+    for i in np.unique(data.tokens.sequence_N[counts_N]).tolist():
         values = kl[data.tokens.rows_of(i)]
         found[i] = (int(values.argmax()), float(values.max()))
     return found

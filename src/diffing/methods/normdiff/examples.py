@@ -1,6 +1,6 @@
 """Top examples: where in the text the activations moved most, at one layer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,10 @@ _SHOWN = ("norm_diff", "relative", "cosine", "norm_base", "norm_ft")
 def example_table(
     data: Gathered, slot: Slot, names: Mapping[int, str], tokenizer: Decoder, config: NormDiffConfig
 ) -> pa.Table:
-    """Per dataset and metric the documents with the largest value at one token; whole ones by mean `relative`."""
+    """Per dataset and metric the documents with the largest value at one token; whole ones by mean `relative`.
+
+    Where documents begin alike, so do the activations: what they share is looked at in the first of them alone.
+    """
     rows: list[ExampleRow] = []
     for metric in RANKED:
         peaks = _peaks(data, slot, metric)
@@ -33,29 +36,29 @@ def example_table(
                 stop = min(data.tokens.length_of(i), at + config.context_after + 1)
                 rows.append(_row(data, slot, names, tokenizer, i, (start, stop), at, metric, "peak", rank, score))
     peaks = _peaks(data, slot, "relative")
-    for rank, i, mean in _by_mean(data, slot, config.n_examples):
+    for rank, i, mean in _by_mean(data, slot, peaks, config.n_examples):
         whole = (0, data.tokens.length_of(i))
         rows.append(_row(data, slot, names, tokenizer, i, whole, peaks[i][0], "relative", "mean", rank, mean))
     return table_of(ExampleRow, rows)
 
 
 def _peaks(data: Gathered, slot: Slot, metric: str) -> dict[int, tuple[int, float]]:
-    """Position and value of each sequence's largest known, kept value."""
-    values = np.where(data.kept_N, data.values(slot, metric), np.nan)
+    """Position and value of each sequence's largest known value, of those kept and not the same as in one before."""
+    values = np.where(data.kept_N & data.tokens.is_new_N, data.values(slot, metric), np.nan)
     found = {}
-    for i in np.unique(data.tokens.sequence_N[data.kept_N & ~np.isnan(values)]).tolist():
+    for i in np.unique(data.tokens.sequence_N[~np.isnan(values)]).tolist():
         here = values[data.tokens.rows_of(i)]
         at = int(np.nanargmax(here))
         found[i] = (at, float(here[at]))
     return found
 
 
-def _by_mean(data: Gathered, slot: Slot, n: int) -> Iterator[tuple[int, int, float]]:
-    """Rank, sequence and mean of each dataset's documents with the largest mean relative difference."""
+def _by_mean(data: Gathered, slot: Slot, known: Container[int], n: int) -> Iterator[tuple[int, int, float]]:
+    """Rank, sequence and mean of each dataset's known documents with the largest mean relative difference."""
     sums, counts = data.sequence_sums(slot, "relative", data.kept_N)
     mean = np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
     for dataset in data.tokens.datasets:
-        mine = [i for i in np.flatnonzero(counts).tolist() if data.tokens.dataset_of(i) == dataset]
+        mine = [i for i in np.flatnonzero(counts).tolist() if i in known and data.tokens.dataset_of(i) == dataset]
         for rank, i in enumerate(sorted(mine, key=lambda i: (-mean[i], i))[:n]):
             yield rank, i, float(mean[i])
 

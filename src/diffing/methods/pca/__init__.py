@@ -15,6 +15,7 @@ METHOD = MethodSpec(
     section=section,
     headline=headline,
     needs=needs,
+    size="root mean square",
     view=later("diffing.methods.pca.view", "view"),
     vectors=later("diffing.methods.pca.vectors", "named_vectors"),
 )

@@ -14,7 +14,10 @@ from diffing.methods.pca.readouts import ENDS
 
 
 def example_table(data: Gathered, tokenizer: Decoder, config: PcaConfig) -> pa.Table:
-    """By component the documents with the largest score at one token, at both ends; by dataset those of most energy."""
+    """By component the documents with the largest score at one token, at both ends; by dataset those of most energy.
+
+    Where documents begin alike, so do the activations: what they share is looked at in the first of them alone.
+    """
     parts = [_ends(data, c, tokenizer, config) for c in data.listed]
     return pa.concat_tables([*parts, _subspace(data, tokenizer, config)])
 
@@ -23,7 +26,7 @@ def _ends(data: Gathered, component: Listed, tokenizer: Decoder, config: PcaConf
     values_N = data.scores_of(component)
     examples = TopExamples(len(ENDS), config.n_examples)
     for end, signed_N in enumerate((values_N, -values_N)):
-        row_M = np.flatnonzero(signed_N > 0)
+        row_M = np.flatnonzero((signed_N > 0) & data.tokens.is_new_N)
         examples.add(np.full(len(row_M), end), row_M, signed_N[row_M], data.tokens.sequence_N[row_M])
     ranked = examples.top()
     sign_M = np.array([1.0, -1.0])[ranked.unit]
@@ -35,7 +38,7 @@ def _ends(data: Gathered, component: Listed, tokenizer: Decoder, config: PcaConf
 def _subspace(data: Gathered, tokenizer: Decoder, config: PcaConfig) -> pa.Table:
     energy_N = data.energy_N
     examples = TopExamples(len(data.tokens.datasets), config.n_examples)
-    row_M = np.flatnonzero(energy_N > 0)
+    row_M = np.flatnonzero((energy_N > 0) & data.tokens.is_new_N)
     examples.add(data.tokens.dataset_N[row_M], row_M, energy_N[row_M], data.tokens.sequence_N[row_M])
     ranked = examples.top()
     main = next(i for i, space in enumerate(data.spaces) if space is data.main)

@@ -1,5 +1,6 @@
 """Headline numbers and evidence, read from the tables."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,12 @@ def summary(tables: Mapping[str, pa.Table], main: Space, claimed: bool | None) -
             _scalar(f"participation ratio · {tail}", row["participation_ratio"], "dimensions", None, claimed),
         ]
     tail = f"{main.target} · {main.slot.name}"
-    return (*found, _scalar(f"mean shift · {tail}", spaces[0]["mean_share"], _SHARE, None, claimed))
+    size = next(math.sqrt(r["total"]) for r in spaces if r["centring"] == "uncentred")
+    return (
+        *found,
+        _scalar(f"mean shift · {tail}", spaces[0]["mean_share"], _SHARE, None, claimed),
+        _scalar(f"root mean square · {tail}", size, "activation norm", None, claimed),
+    )
 
 
 def _scalar(name: str, value: float | None, unit: str, null: float | None, claimed: bool | None) -> ScalarEvidence:
