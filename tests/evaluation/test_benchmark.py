@@ -111,14 +111,16 @@ def test_an_organism_without_training_text_is_reported_and_not_scored(run, tmp_p
     assert any("untold has no training text" in n for n in board.notes)
 
 
-def test_a_method_that_fails_leaves_the_rest_alone(run, tmp_path, monkeypatch):
+def test_a_method_with_a_fault_leaves_the_rest_alone_and_the_exit_code_says_so(run, tmp_path, monkeypatch):
     method = diffing.methods.weight_spectrum.METHOD
 
     def broken(config, context):
         raise ValueError("a bug")
 
     monkeypatch.setattr(diffing.methods.weight_spectrum, "METHOD", dataclasses.replace(method, run=broken))
-    run("benchmark.size=quick").done()
+    outcome = run("benchmark.size=quick")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].endswith("results: weight_spectrum: a bug")
     _, board = board_of(tmp_path)
     assert {(r.method, r.reason) for r in board.rows if r.reason} == {("weight_spectrum", "a bug")}
     assert all(r.counts or r.role != "organism" for r in board.rows if r.method == "kl")

@@ -114,8 +114,11 @@ def _run_all(arguments: Arguments, jobs: list[list[str]], argv: list[str]) -> in
         settings = settings_of(arguments, jobs[0])
         from diffing.pipeline.running import Session
 
-        _perform(arguments, jobs[0], settings, Session(command))
-        return 0
+        session = Session(command)
+        _perform(arguments, jobs[0], settings, session)
+        if session.faults:
+            print(f"error: {_faults(session)}", file=sys.stderr)
+        return 1 if session.faults else 0
     composed = [_composed(arguments, overrides) for overrides in jobs]
     from diffing.pipeline.running import Session
 
@@ -126,13 +129,22 @@ def _run_all(arguments: Arguments, jobs: list[list[str]], argv: list[str]) -> in
         label = " ".join(o for o in overrides if o not in shared) or " ".join(overrides)
         say(f"[{number}/{len(jobs)}] {label}")
         try:
+            session.faults.clear()
             code, reason = _attempt(settings, partial(_perform, arguments, overrides, session=session))
+            if session.faults and code == 0:
+                code, reason = 1, _faults(session)
         except KeyboardInterrupt:
             _print_outcomes([*outcomes, (label, _INTERRUPTED, "interrupted")])
             raise
         outcomes.append((label, code, reason))
     _print_outcomes(outcomes)
     return max((code for _, code, _ in outcomes), key=lambda c: (c == 1, c))
+
+
+def _faults(session: "Session") -> str:
+    """One sentence on the methods that failed without ending the others."""
+    told = "; ".join(dict.fromkeys(session.faults))
+    return f"a fault of the method's own code, told above, left out {len(session.faults)} of the results: {told}"
 
 
 def _perform(arguments: Arguments, overrides: list[str], settings: RunConfig, session: "Session") -> None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence
-from diffing.core.files import finite, read_json, write_json
+from diffing.core.files import finite, versioned_json, write_json
 
 NAME = "calibration.json"
 SCHEMA = 1
@@ -133,15 +132,9 @@ def read_calibration(folder: Path, evidence_digest: str | None) -> Calibration |
     path = folder / NAME
     if not path.is_file():
         return None
-    raw = read_json(path, "delete it and run the null pair again")
-    try:
-        if raw["schema"] > SCHEMA:
-            raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {SCHEMA}; update diffing.")
-        if raw["of"] != evidence_digest:
-            return None
-        return Calibration(NullRun(**raw["null"]), _claims(raw["claims"]))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is corrupt ({error}); delete it and run the null pair again.") from None
+    with versioned_json(path, SCHEMA, "delete it and run the null pair again") as raw:
+        is_of_other = raw["of"] != evidence_digest
+        return None if is_of_other else Calibration(NullRun(**raw["null"]), _claims(raw["claims"]))
 
 
 def _claims(raw: dict[str, Any]) -> Claims:

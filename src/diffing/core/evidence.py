@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffing.core.errors import UserError
-from diffing.core.files import read_json, write_json
+from diffing.core.files import versioned_json, write_json
 
 SCHEMA = 1
 LIMIT = 200
@@ -115,12 +114,7 @@ def read_evidence(path: Path) -> Evidence:
     Raises:
         UserError: The file is missing, corrupt, or of a newer schema.
     """
-    raw = read_json(path, "run again with overwrite=true")
-    if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
-        raise UserError(f"{path} is corrupt (no schema number); run again with overwrite=true.")
-    if raw["schema"] > SCHEMA:
-        raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {SCHEMA}; update diffing.")
-    try:
+    with versioned_json(path, SCHEMA, "run again with overwrite=true") as raw:
         return Evidence(
             tokens=_items(TokenEvidence, [{**t, "token_ids": tuple(t["token_ids"])} for t in raw["tokens"]]),
             examples=_items(
@@ -129,8 +123,6 @@ def read_evidence(path: Path) -> Evidence:
             texts=_items(TextEvidence, raw["texts"]),
             scalars=_items(ScalarEvidence, raw["scalars"]),
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is corrupt ({error}); run again with overwrite=true.") from None
 
 
 ItemT = TypeVar("ItemT")

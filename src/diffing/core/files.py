@@ -90,6 +90,27 @@ def read_json(path: Path, remedy: str) -> Any:
         raise UserError(f"{path} is corrupt ({error}); {remedy}.") from None
 
 
+@contextmanager
+def versioned_json(path: Path, schema: int, remedy: str) -> Iterator[dict[str, Any]]:
+    """The object in a JSON file, to take values from; what turns out to be missing or of another kind is corrupt.
+
+    Args:
+        path: The file.
+        schema: The newest that can be read, as the object's own `schema` says.
+        remedy: What to do about a file that is missing or corrupt.
+
+    Raises:
+        UserError: The file is missing, corrupt or of a newer schema.
+    """
+    raw = read_json(path, remedy)
+    try:
+        if raw["schema"] > schema:
+            raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {schema}; update diffing.")
+        yield raw
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is corrupt ({error}); {remedy}.") from None
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of one file, read in chunks."""
     with open(path, "rb") as handle:

@@ -2,10 +2,8 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from diffing.core.errors import UserError
-from diffing.core.files import read_json, write_json
+from diffing.core.files import versioned_json, write_json
 
 NAME = "stability.json"
 SCHEMA = 1
@@ -60,14 +58,9 @@ def read_stability(folder: Path, evidence_digest: str | None) -> Stability | Non
     path = folder / NAME
     if not path.is_file():
         return None
-    raw: Any = read_json(path, "delete it and run with stability=true again")
-    try:
-        if raw["schema"] > SCHEMA:
-            raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {SCHEMA}; update diffing.")
+    with versioned_json(path, SCHEMA, "delete it and run with stability=true again") as raw:
         if raw["of"] != evidence_digest:
             return None
         tokens = raw["tokens"]
         comebacks = tuple(Comeback(**c) for c in raw["comebacks"])
         return Stability(comebacks, raw["n_reruns"], None if tokens is None else tuple(tokens))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is corrupt ({error}); delete it and run with stability=true again.") from None

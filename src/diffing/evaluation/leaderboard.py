@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffing.core.errors import UserError
-from diffing.core.files import finite, read_json, write_json
+from diffing.core.files import finite, versioned_json, write_json
 from diffing.evaluation.scores import Score
 from diffing.evaluation.scoring import Count, Counts, Detection
 
@@ -113,15 +112,10 @@ def read_leaderboard(path: Path) -> Leaderboard:
     Raises:
         UserError: It is missing, corrupt or of a newer schema.
     """
-    raw = read_json(path, "run pipeline.mode=benchmark again")
-    try:
-        if raw["schema"] > SCHEMA:
-            raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {SCHEMA}; update diffing.")
+    with versioned_json(path, SCHEMA, "run pipeline.mode=benchmark again") as raw:
         rows = tuple(_row(r) for r in raw["rows"])
         rest = {k: v for k, v in raw.items() if k not in ("schema", "rows", "notes")}
         return Leaderboard(rows=rows, notes=tuple(raw["notes"]), **rest)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is corrupt ({error}); run pipeline.mode=benchmark again.") from None
 
 
 def _row(raw: dict[str, Any]) -> Row:

@@ -67,10 +67,12 @@ class Session:
     Args:
         command: The command line that asked for the runs, for manifests and messages.
         sharing: Counts what was shared.
+        faults: What no user can mend and yet did not end the runs: method and reason.
     """
 
     command: str | None = None
     sharing: Sharing = field(default_factory=Sharing)
+    faults: list[str] = field(default_factory=list)
     _pairs: dict[str, ModelPair] = field(default_factory=dict)
 
     def pair(self, fingerprint: str, spec: PairSpec, must_share_tokens: bool) -> ModelPair:
@@ -215,6 +217,7 @@ def _attempt(run: _Run, refusal: UserError | None) -> Attempt:
         raise
     except Exception as error:
         traceback.print_exc()
+        run.session.faults.append(f"{name}: {one_line(error)}")
         return Attempt(name, None, one_line(error))
 
 
