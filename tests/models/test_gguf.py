@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from diffing.core.errors import UserError
+from diffing.core.files import build_once
 from diffing.core.specs import ModelSpec
 from diffing.models import gguf as converter
-from diffing.models.gguf import build_once, convert_cached, converted_folder
+from diffing.models.gguf import convert_cached, converted_folder
 from diffing.models.hashing import remembered_sha256
 from diffing.models.loading import load_module, load_tokenizer
 from diffing.models.sources import resolve

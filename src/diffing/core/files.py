@@ -1,17 +1,23 @@
 """Whole files or none: atomic writing, sizes, and sentences for what a disk can refuse."""
 
 import errno
+import glob
 import hashlib
 import json
 import math
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from diffing.core.errors import UserError
+
+_CACHE_REMEDY = "free some space or set DIFFING_CACHE=DIR"
 
 
 @contextmanager
@@ -126,3 +132,31 @@ def cache_dir() -> Path:
         return Path(explicit).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "diffing"
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+    """Run `build(temporary folder)` under a lock and rename the folder to `target`, unless it exists.
+
+    Two processes that start together build once; a killed one leaves nothing that looks whole.
+    """
+    if target.is_dir():
+        return target
+    with disk_errors(target.parent, _CACHE_REMEDY):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if target.is_dir():
+                return target
+            _remove_leftovers(target)
+            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+            try:
+                temporary.mkdir()
+                build(temporary)
+                temporary.rename(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _remove_leftovers(target: Path) -> None:
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        shutil.rmtree(stale, ignore_errors=True)

