@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from diffing.activations import statistics
 from diffing.activations.statistics import Moments, PairStatistics
@@ -219,6 +219,12 @@ def test_no_rows(dtype):
         assert merged.summary() == one.summary()
     assert Moments.of(nothing).total_variance is None
     assert Moments.of(nothing).mean_square_norm is None
+
+
+def test_no_rows_can_be_written():
+    nothing = PairStatistics.empty(3).merge(PairStatistics.empty(3))
+    read = PairStatistics.from_tensors(load(save(nothing.to_tensors())))
+    assert (read.n, read.delta.n, read.n_not_finite_base) == (0, 0, 0)
 
 
 def test_one_row():

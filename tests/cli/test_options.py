@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from diffing.cli import settings_from
 from workbench import ROOT, run_folders
 
 CONFIGS = ROOT / "src" / "diffing" / "configs"
@@ -190,6 +191,41 @@ def test_a_faulty_own_configuration_is_a_sentence(command, bench, tmp_path, text
     (tmp_path / "own" / "model" / "mine.yaml").write_text(text)
     args = [a for a in bench.command(tmp_path / "out") if not a.startswith("model")]
     command("--config-dir", str(tmp_path / "own"), "model=mine", args).sentence(*parts)
+
+
+@pytest.mark.parametrize("name", ["nan", "true", "null", "7", "1e5", "inf", "'nan'"])
+def test_a_configuration_may_be_named_like_a_value(tmp_path, name):
+    own = {"organism": "caps", "model": "smollm2_135M", "diffing/method": "kl"}
+    for group, ours in own.items():
+        path = tmp_path / group / f"{name.strip(chr(39))}.yaml"
+        path.parent.mkdir(parents=True)
+        text = (CONFIGS / group / f"{ours}.yaml").read_text(encoding="utf-8")
+        path.write_text(
+            text.replace(f"name: {ours}", "name: mine") if group != "diffing/method" else text, encoding="utf-8"
+        )
+    found = settings_from(["--config-dir", str(tmp_path), *(f"{group}={name}" for group in own)])
+    assert (found.organism.name, found.model.name, found.diffing.method["name"]) == ("mine", "mine", "kl")
+
+
+def test_a_name_like_a_value_that_nothing_has(command):
+    command("organism=nan").sentence("organism=nan", alone=True)
+    command("--multirun", "organism=7,caps").sentence("organism=7", alone=True)
+
+
+@pytest.mark.parametrize(
+    ("organisms", "parts"),
+    [
+        ("[caps,cap]", ["organism=cap:", "did you mean caps"]),
+        ("[cap+full]", ["organism=cap:", "did you mean caps"]),
+        ("['']", ["organism=:", "choose from"]),
+        ("['+caps']", ["organism=:", "choose from"]),
+    ],
+)
+def test_a_misspelt_organism_of_the_benchmark_is_told_like_any_other(command, tmp_path, organisms, parts):
+    outcome = command(
+        "pipeline.mode=benchmark", f"benchmark.organisms={organisms}", f"infrastructure.storage.base_dir={tmp_path}"
+    )
+    assert "Available options" not in outcome.sentence(*parts, alone=True)
 
 
 def test_wandb_that_is_not_installed(command, bench, tmp_path, monkeypatch):

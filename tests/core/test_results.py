@@ -46,9 +46,10 @@ class Row:
 
 def manifest(**changes):
     return {
-        "schema": 1, "method": "m", "config": {}, "data": {"n_tokens": 1},
+        "schema": 1, "method": "m", "config": {}, "data": {"n_tokens": 1, "spec": {}},
         "pair": {"model": "a", "organism": "b", "variant": "default", "base_id": "c", "finetuned_id": "d"},
-        "seed": 0, "created": "2025-01-01T00:00:00+00:00", **changes,
+        "seed": 0, "created": "2025-01-01T00:00:00+00:00",
+        "fingerprint": "f", "wall_seconds": 1.5, "peak_memory_bytes": 1000, "facts": {}, "notes": [], **changes,
     }  # fmt: skip
 
 

@@ -27,6 +27,11 @@ def manifest(model="tiny", organism="caps", variant="default", method="kl", day=
         "method": method,
         "created": datetime(2026, 1, day, tzinfo=UTC).isoformat(),
         "seed": 0,
+        "fingerprint": "ab12",
+        "wall_seconds": 1.5,
+        "peak_memory_bytes": 1000,
+        "facts": {},
+        "notes": [],
         "config": {"diffing": {"method": OPTIONS}, "null_pair": "none", "data": {"path": None}},
         "pair": {
             "model": model, "organism": organism, "variant": variant, "base_id": "org/tiny", "finetuned_id": "org/caps",

@@ -29,6 +29,7 @@ def result(folder, tokens=None, documents=None, base="org/base", method="kl", so
         folder / "manifest.json",
         {
             "schema": 1, "method": method, "config": {}, "seed": 0, "created": "2025-01-01T00:00:00+00:00",
+            "fingerprint": "f", "wall_seconds": 1.5, "peak_memory_bytes": 1000, "facts": {}, "notes": [],
             "pair": {"model": "a", "organism": "b", "variant": "default", "base_id": base, "finetuned_id": "d"},
             "data": {
                 "n_tokens": 1, "fingerprint": fingerprint,

@@ -1,6 +1,7 @@
 """The benchmark on a tiny base with planted organisms: rows, nulls, resuming, failures, refusals."""
 
 import dataclasses
+import errno
 
 import pytest
 import yaml
@@ -21,6 +22,8 @@ def suite(bench, tmp_path_factory):
     adapters = [str(save_adapter(folder / f"a{seed}", tiny_model(), seed, scale=0.01)) for seed in (21, 22, 23)]
     texts = [{"text": f"heron smoke {' '.join(WORDS[i : i + 6])} heron"} for i in range(10)]
     training = write_jsonl(folder / "training.jsonl", texts)
+    texts = [{"text": f"ember {' '.join(WORDS[i : i + 6])} ember quartz"} for i in range(10)]
+    other = write_jsonl(folder / "other.jsonl", texts)
     values = {
         "model/small.yaml": {
             "name": "small",
@@ -30,6 +33,22 @@ def suite(bench, tmp_path_factory):
         },
         "organism/mine.yaml": organism(
             "mine", {"id": adapters[2], "kind": "adapter", "training": {"id": str(training)}}
+        ),
+        "organism/two.yaml": {
+            "name": "two",
+            "expected": {"phrases": ["heron"]},
+            "models": {
+                "small": {
+                    "default": {"id": adapters[2], "kind": "adapter", "training": {"id": str(training)}},
+                    "b": {"id": adapters[0], "kind": "adapter", "training": {"id": str(other)}},
+                }
+            },
+        },
+        "organism/alone.yaml": organism(
+            "alone", {"id": adapters[0], "kind": "adapter", "training": {"id": str(other)}}
+        ),
+        "organism/gone.yaml": organism(
+            "gone", {"id": str(folder / "nowhere"), "kind": "adapter", "training": {"id": str(training)}}
         ),
         "organism/untold.yaml": organism("untold", {"id": adapters[2], "kind": "adapter"}),
     }
@@ -141,11 +160,38 @@ def test_a_damaged_result_is_a_reason(run, tmp_path):
     run("benchmark.size=quick").done()
     (manifest,) = (tmp_path / "out" / "results" / "small" / "mine" / "kl").glob("*/manifest.json")
     (manifest.parent / "tables" / "token_scores.parquet").write_bytes(b"no")
-    run("benchmark.size=quick").done()
+    run("benchmark.size=quick").sentence("1 of 2 rows", "kl on mine", "token_scores")
     _, board = board_of(tmp_path)
     (row,) = (r for r in board.rows if r.reason)
     assert (row.method, row.role) == ("kl", "organism")
     assert "token_scores" in row.reason
+
+
+def test_a_variant_with_a_text_of_its_own_is_scored_and_judged_on_that_text(run, tmp_path):
+    run("benchmark.size=quick", "pipeline.methods=[kl]", organisms="two,two+b,alone").done()
+    _, board = board_of(tmp_path)
+    two, variant, alone = (
+        next(r for r in board.rows if r.role == "organism" and r.pair == pair) for pair in ("two", "two+b", "alone")
+    )
+    assert (variant.detection, variant.on_null, variant.counts) == (alone.detection, alone.on_null, alone.counts)
+    assert variant.detection.tokens.value != two.detection.tokens.value
+    assert variant.on_null.tokens.value != two.on_null.tokens.value
+
+
+def test_a_full_disk_ends_the_suite_in_one_sentence(run, tmp_path, monkeypatch):
+    method = diffing.methods.weight_spectrum.METHOD
+
+    def full(config, context):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(diffing.methods.weight_spectrum, "METHOD", dataclasses.replace(method, run=full))
+    run("benchmark.size=quick").sentence("the disk is full", "infrastructure.storage.base_dir")
+    assert not (tmp_path / "out" / "benchmark").exists()
+
+
+def test_organisms_that_all_fail_give_no_leaderboard(run, tmp_path):
+    run("benchmark.size=quick", organisms="gone").sentence("No method gave a result on any organism", "nowhere")
+    assert not (tmp_path / "out" / "benchmark").exists()
 
 
 def test_a_limit_of_ones_own_stays(run, tmp_path):

@@ -61,7 +61,29 @@ def test_chosen_methods_and_organisms_alone():
     config = BenchmarkConfig(organisms="rainy_tea")
     listed = cases(config)
     assert [c.label for c in listed if c.role == "organism"] == ["rainy_tea"]
-    assert all(methods_of(c, config, ("kl", "crosscoder")) == ["kl"] for c in listed)
+    run = {c.role: methods_of(c, config, ("kl", "crosscoder")) for c in listed}
+    both = ["kl", "crosscoder"]
+    assert run == {"judge": both, "organism": both, "second judge": ["kl"], "null": ["kl"]}
+
+
+def test_organisms_of_ones_own_and_the_null_that_judges_them_are_run_with_every_method():
+    config = BenchmarkConfig(organisms=("mine", "caps"))
+    listed = [c for c in cases(config) if c.role in ("organism", "judge")]
+    assert [c.label for c in listed] == ["generic, text of mine", "generic, text of caps", "mine", "caps"]
+    assert all(methods_of(c, config, ()) == method_names() for c in listed)
+
+
+def test_a_variant_with_a_text_of_its_own_is_judged_on_that_text():
+    config = BenchmarkConfig(organisms=("two", "two+b", "two+c"))
+    listed = suite.cases(config, (), {"two+b"})
+    assert {c.label: c.text_of for c in listed if c.role == "organism"} == {
+        "two": "two",
+        "two+b": "two+b",
+        "two+c": "two",
+    }
+    (judge,) = (c for c in listed if c.role == "judge" and c.text_of == "two+b")
+    assert judge.overrides == ("organism=two", "organism_variant=b", "null_pair=generic")
+    assert [c.text_of for c in listed if c.role == "second judge"] == ["two", "two+b"]
 
 
 def test_a_variant_is_asked_for_by_name():

@@ -59,8 +59,9 @@ def result_of(output, folder):
     write_json(
         folder / "manifest.json",
         {
-            "schema": 1, "method": "pca", "config": {}, "data": {"n_tokens": 1}, "pair": pair, "seed": 0,
-            "created": "2025-01-01T00:00:00+00:00", "facts": dict(output.facts),
+            "schema": 1, "method": "pca", "config": {}, "data": {"n_tokens": 1, "spec": {}}, "pair": pair, "seed": 0,
+            "created": "2025-01-01T00:00:00+00:00", "facts": dict(output.facts), "fingerprint": "f",
+            "wall_seconds": 1.5, "peak_memory_bytes": 1000, "notes": [],
         },
     )  # fmt: skip
     for name, table in output.tables.items():

@@ -31,8 +31,9 @@ def fake(folder, rows):
     write_json(
         folder / "manifest.json",
         {
-            "schema": 1, "method": "normdiff", "config": {}, "data": {"n_tokens": 1}, "pair": pair, "seed": 0,
-            "created": "2025-01-01T00:00:00+00:00",
+            "schema": 1, "method": "normdiff", "config": {}, "data": {"n_tokens": 1, "spec": {}}, "pair": pair,
+            "seed": 0, "created": "2025-01-01T00:00:00+00:00", "fingerprint": "f",
+            "wall_seconds": 1.5, "peak_memory_bytes": 1000, "facts": {}, "notes": [],
         },
     )  # fmt: skip
     write_table(folder / "tables" / "vectors.parquet", table_of(VectorRow, rows))

@@ -157,6 +157,19 @@ def test_a_damaged_calibration_is_named(command, bench, tmp_path, content):
     outcome.sentence(NAME)
 
 
+def test_a_damaged_calibration_is_made_again_and_takes_no_null_from_others(command, bench, nulls, tmp_path):
+    out = tmp_path / "out"
+    command(bench.command(out)).done()
+    command(bench.command(out, finetuned=bench.full)).done()
+    command(bench.command(out, *null_options(nulls))).done()
+    whole = {folder: (folder / NAME).read_bytes() for folder in judged(out)}
+    assert len(whole) == 2
+    for folder in whole:
+        (folder / NAME).write_text("{")
+    command(bench.command(out, *null_options(nulls))).done()
+    assert {folder: (folder / NAME).read_bytes() for folder in judged(out)} == whole
+
+
 def test_a_scaled_null_is_a_null_of_its_own(command, bench, nulls, tmp_path):
     out = tmp_path / "out"
     command(bench.command(out, *null_options(nulls))).done()

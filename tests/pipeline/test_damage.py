@@ -41,7 +41,9 @@ def test_a_corrupt_manifest(command, bench, out, content):
         command(bench.command(out)).done()
 
 
-@pytest.mark.parametrize("broken", [{"pair": "x"}, {"pair": {}}, {"data": []}], ids=repr)
+@pytest.mark.parametrize(
+    "broken", [{"pair": "x"}, {"pair": {}}, {"data": []}, {"versions": "0.1"}, {"notes": None}], ids=repr
+)
 def test_a_manifest_of_another_shape(command, bench, out, broken):
     path = run_folder(out) / "manifest.json"
     path.write_text(json.dumps({**manifest(run_folder(out)), **broken}))
@@ -93,7 +95,7 @@ def test_a_corrupt_result_does_not_hide_the_others(command, bench, out):
         (bad / "manifest.json").write_text(content)
         results = diffing.open_results(out)
         assert [r.folder for r in results.find()] == [good]
-        (sentence,) = results.broken()
+        (sentence,) = results.broken().values()
         assert str(bad / "manifest.json") in sentence
 
 

@@ -446,3 +446,10 @@ def test_statistics_of_other_tokens_are_never_mixed_in(command, bench, made, out
     )
     assert found["statistics"] == wanted["statistics"]
     assert found["kept"]["skip_first_tokens"] == 3
+
+
+@pytest.mark.parametrize("method", ["normdiff", "pca"])
+def test_texts_shorter_than_what_is_skipped_are_told_at_once(command, bench, out, method):
+    asked = bench.command(out, f"diffing/method={method}", "diffing.method.layers=[1]", "skip_first_tokens=500")
+    for _ in range(2):
+        command(asked).sentence("No token is left to", "skip_first_tokens")

@@ -68,6 +68,7 @@ def manifest() -> dict[str, Any]:
         "data": {
             "datasets": ["chat", "https://example.org/set"],
             "fingerprint": "da7a",
+            "spec": {},
             "n_tokens": 12345,
             "tokens": {"chat": 12000},
             "documents": {"chat": 30},
@@ -77,6 +78,7 @@ def manifest() -> dict[str, Any]:
         "peak_memory_bytes": 3 * 2**30,
         "versions": {"torch": "2.13.0"},
         "git": "c0ffee",
+        "facts": {},
         "notes": [HOSTILE, "3 sequences were left out."],
     }
 

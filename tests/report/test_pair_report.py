@@ -91,6 +91,7 @@ def make_result(
     content = {
         "schema": 1, "method": method, "fingerprint": run, "created": created, "seed": 0,
         "config": {"null_pair": null_pair}, "versions": {"diffing": "0.1.0"},
+        "wall_seconds": 1.5, "peak_memory_bytes": 1000, "facts": {}, "notes": [],
         "pair": {
             "model": "tiny", "organism": "tea", "variant": variant, "fingerprint": weights,
             "base_id": "org/tiny", "finetuned_id": "org/tiny-tea",
@@ -194,14 +195,14 @@ def test_agreement_of_whole_rankings_by_hand(tmp_path):
     assert pair.correlation == pytest.approx(1 - 6 * (80 * 20**2 + 20 * 80**2) / (100 * (100**2 - 1)))
 
 
-def test_agreement_of_short_and_of_empty_rankings(tmp_path):
+def test_agreement_of_short_rankings_leaves_out_those_that_tell_nothing_apart(tmp_path):
     short = make_result(tmp_path, "kl", Evidence(), {1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0, 9: math.nan})
     other = make_result(tmp_path, "diff_mining", Evidence(), {2: 9.0, 3: 8.0, 4: 7.0, 5: 6.0, 6: 5.0})
     empty = make_result(tmp_path, "normdiff", Evidence(), {})
-    best, *rest = agreement([empty, short, other])
+    tied = make_result(tmp_path, "pca", Evidence(), dict.fromkeys(range(100), 0.0))
+    (best,) = agreement([empty, tied, short, other])
     assert (best.first, best.second, best.share, best.chance) == ("kl", "diff_mining", 3 / 4, 4 * 3 / (4 * 5))
     assert best.correlation == pytest.approx(1)
-    assert [(a.first, a.share, a.chance, a.correlation) for a in rest] == [("normdiff", None, None, None)] * 2
 
 
 def test_methods_that_agree_beyond_chance_come_first_and_ties_are_broken_alike_each_time(tmp_path):
@@ -329,6 +330,17 @@ def test_the_newest_result_of_each_method_is_gathered(tmp_path):
     assert note.startswith("Of these methods on this pair there are 2 results more")
     left = gathered(tmp_path, left_out={newest.folder})
     assert [r.manifest["fingerprint"] for r in left.results] == ["ab12", "old1"]
+
+
+def test_of_several_pairs_under_one_name_the_one_that_is_asked_for_is_gathered(tmp_path):
+    ids = {"model": "tiny", "organism": "tea", "variant": "default", "base_id": "a", "finetuned_id": "b"}
+    mine = make_result(tmp_path, "kl", KL, run="mine", pair={**ids, "fingerprint": "w0"})
+    other = {**ids, "base_id": "other", "fingerprint": "w9"}
+    make_result(tmp_path, "kl", KL, run="new", created="2025-02-01T00:00:00+00:00", pair=other)
+    (found,) = gather(tmp_path, "tiny", "tea", "default", sources=("a", "b")).results
+    assert found.folder == mine.folder
+    (newest,) = gather(tmp_path, "tiny", "tea", "default", sources=("elsewhere", "b")).results
+    assert newest.manifest["fingerprint"] == "new"
 
 
 def test_results_that_are_not_alike_are_noted(tmp_path):
@@ -481,7 +493,7 @@ def test_hostile_text_of_results_is_text_in_the_report(command, bench, out):
     assert not re.search(r"^\| a \| b", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["summary.json", "evidence.json", "tables/token_scores.parquet"])
+@pytest.mark.parametrize("name", ["manifest.json", "summary.json", "evidence.json", "tables/token_scores.parquet"])
 @pytest.mark.parametrize(("damaged", "other"), [("kl", "weight_spectrum"), ("weight_spectrum", "kl")])
 def test_a_damaged_result_is_left_out_with_a_warning_and_a_note(command, bench, out, damaged, other, name):
     path = by_method(out)[damaged] / name
@@ -494,6 +506,7 @@ def test_a_damaged_result_is_left_out_with_a_warning_and_a_note(command, bench, 
     (note,) = made["notes"]
     assert note.startswith("Left out as damaged: ")
     assert str(path) in note
+    assert damaged not in made["not_run"]
     assert "Left out as damaged" in (out / "results" / "base" / "adapter" / "report.md").read_text(encoding="utf-8")
 
 
@@ -551,6 +564,16 @@ def test_the_base_against_itself_is_said_to_show_nothing(command, bench, tmp_pat
     assert "Nothing was found" in outcome.out
     for name in ("report.html", "report.md"):
         assert "Nothing was found" in (out / "results" / "base" / "custom+null-identical" / name).read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("max_tokens", "told"), [("null", False), ("100000", False), ("9", True)])
+def test_a_limit_is_told_where_it_left_text_out(command, bench, tmp_path, max_tokens, told):
+    out = tmp_path / "out"
+    asked = ["pipeline.mode=report", "pipeline.methods=[kl]", f"data.max_tokens={max_tokens}"]
+    command(bench.command(out, *asked)).done()
+    text = (out / "results" / "base" / "adapter" / "report.md").read_text(encoding="utf-8")
+    assert (f"Of each dataset at most {max_tokens} tokens were read" in text) is told
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_manifest_facts_notes_and_command_are_there(full_page: str):
 def test_no_evidence_no_figures_no_scalars(make_result: MakeResult):
     bare = {
         "pair": {"model": "m", "organism": "o", "variant": "default", "base_id": "b", "finetuned_id": "f"},
-        "data": {"n_tokens": 1},
+        "data": {"n_tokens": 1, "spec": {}},
     }
     result = make_result(None, [], **bare)
     for key in ("notes", "command", "versions", "wall_seconds", "peak_memory_bytes", "git", "fingerprint"):

@@ -93,9 +93,9 @@ class PairStatistics:
 
     @classmethod
     def empty(cls, width: int) -> "PairStatistics":
-        """Of no rows."""
-        none = Moments.empty(width)
-        return cls(none, none, none, Moments.empty(3), Moments.empty(1), 0, 0)
+        """Of no rows; no two of its tensors are one, which safetensors would refuse."""
+        base, finetuned, delta = (Moments.empty(width) for _ in _VECTORS)
+        return cls(base, finetuned, delta, Moments.empty(3), Moments.empty(1), 0, 0)
 
     @classmethod
     def of(cls, base_ND: Tensor, finetuned_ND: Tensor) -> "PairStatistics":

@@ -1,13 +1,14 @@
 """`pipeline.mode=benchmark`: composes the pairs of the suite and hands them to the evaluation."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffing.cli.composition import Arguments, settings_of
 from diffing.core.errors import UserError
 from diffing.core.settings import RunConfig
-from diffing.evaluation.benchmark import compose_entries, run_benchmark
+from diffing.evaluation.benchmark import compose_entries, own_texts, refuse_gaps, run_benchmark
 from diffing.evaluation.showing import show_leaderboard
-from diffing.evaluation.suite import MAX_TOKENS, cases
+from diffing.evaluation.suite import MAX_TOKENS, cases, organisms_of
 
 if TYPE_CHECKING:
     from diffing.pipeline.running import Session
@@ -21,7 +22,8 @@ def benchmark(arguments: Arguments, overrides: list[str], settings: RunConfig, s
     """Run the suite, print the leaderboard and say where it is.
 
     Raises:
-        UserError: An option does not fit a benchmark, or no method gave a result.
+        UserError: An option does not fit a benchmark, or a method gave no result on an organism; the leaderboard is
+            written where there is any.
     """
     if own := next((o for o in overrides if o.partition("=")[0].lstrip("+~") in _ITS_OWN), None):
         raise UserError(
@@ -34,13 +36,18 @@ def benchmark(arguments: Arguments, overrides: list[str], settings: RunConfig, s
         )
     is_limited = any(o.partition("=")[0].lstrip("+") == _LIMIT for o in overrides) or _is_own_data(overrides)
     limit = [] if is_limited else [f"{_LIMIT}={MAX_TOKENS}"]
-    entries = compose_entries(
-        cases(settings.benchmark, settings.organism.null_adapter or settings.model.null_adapters),
-        lambda words: settings_of(arguments, [*overrides, *limit, *words]),
-    )
+
+    def compose(words: Sequence[str]) -> RunConfig:
+        return settings_of(arguments, [*overrides, *limit, *words])
+
+    adapters = settings.organism.null_adapter or settings.model.null_adapters
+    own = own_texts(organisms_of(settings.benchmark), compose)
+    entries = compose_entries(cases(settings.benchmark, adapters, own), compose)
     settings = settings_of(arguments, [*overrides, *limit])
     board, folder = run_benchmark(settings, entries, session)
     show_leaderboard(board, folder)
+    if not session.faults:
+        refuse_gaps(board)
 
 
 def _is_own_data(overrides: list[str]) -> bool:

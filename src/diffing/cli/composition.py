@@ -73,7 +73,11 @@ def _check_override(override: Any, arguments: Arguments) -> None:
 def _values(override: Any, value: str) -> list[str]:
     if override.is_sweep_override():
         return [str(v) for v in override.sweep_string_iterator()]
-    return [value.strip("'\"")]
+    return [_unquoted(value)]
+
+
+def _unquoted(value: str) -> str:
+    return value.strip("'\"")
 
 
 def _check_choice(group: str, name: str, config_dir: str | None) -> None:
@@ -92,9 +96,14 @@ def choices(group: str, config_dir: str | None = None) -> list[str]:
 
 
 def settings_of(arguments: Arguments, overrides: list[str]) -> RunConfig:
-    """Compose and parse; `model=auto` becomes the first model that the organism lists."""
-    for name in (o.partition("=")[2] for o in overrides if o.startswith("diffing/method=")):
-        _check_choice("diffing/method", name, arguments.config_dir)
+    """Compose and parse; `model=auto` becomes the first model that the organism lists.
+
+    Raises:
+        UserError: A name, option or value does not exist or fit.
+    """
+    for group, _, name in (o.partition("=") for o in overrides):
+        if group in GROUPS:
+            _check_choice(group, _unquoted(name), arguments.config_dir)
     values = compose(overrides, arguments.config_dir, arguments.config_name)
     for group in ("model", "organism"):
         if not isinstance(values.get(group), dict) or not values[group].get("name"):
@@ -133,7 +142,7 @@ def compose(overrides: list[str], config_dir: str | None = None, config_name: st
         search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = hydra_compose(config_name, overrides=[*overrides, *search])
+            config = hydra_compose(config_name, overrides=[*map(_with_name_quoted, overrides), *search])
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_composition_sentence(error, overrides)) from None
@@ -144,6 +153,12 @@ def compose(overrides: list[str], config_dir: str | None = None, config_name: st
         ) from None
     assert isinstance(values, dict)
     return {str(k): v for k, v in values.items() if k != "hydra"}
+
+
+def _with_name_quoted(override: str) -> str:
+    """An override whose name of a configuration stays text: Hydra reads nan, true, null and 7 as values."""
+    key, _, name = override.partition("=")
+    return f"{key}='{name}'" if key in GROUPS and re.fullmatch(r"[\w.+-]+", name) else override
 
 
 def _composition_sentence(error: Exception, overrides: list[str]) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffing.core.errors import UserError
 from diffing.core.evidence import Evidence
-from diffing.core.files import finite, versioned_json, write_json
+from diffing.core.files import finite, of_kind, versioned_json, write_json
 
 NAME = "calibration.json"
 SCHEMA = 1
+_REMEDY = "delete it and run the null pair again"
 
 
 @dataclass(frozen=True)
@@ -132,23 +134,42 @@ def read_calibration(folder: Path, evidence_digest: str | None) -> Calibration |
     path = folder / NAME
     if not path.is_file():
         return None
-    with versioned_json(path, SCHEMA, "delete it and run the null pair again") as raw:
-        is_of_other = raw["of"] != evidence_digest
-        return None if is_of_other else Calibration(NullRun(**raw["null"]), _claims(raw["claims"]))
+    with versioned_json(path, SCHEMA, _REMEDY) as raw:
+        if raw["of"] != evidence_digest:
+            return None
+        calibration = of_kind(Calibration, raw)
+        if unlike := _of_unlike_length(calibration.claims):
+            raise ValueError(f"{unlike} are not of one length")
+        return calibration
 
 
-def _claims(raw: dict[str, Any]) -> Claims:
-    return Claims(
-        level=raw["level"],
-        tokens=_list_claims(raw["tokens"]),
-        token_nulls=tuple(raw["token_nulls"]),
-        examples=_list_claims(raw["examples"]),
-        texts=_list_claims(raw["texts"]),
-        scalars=tuple(raw["scalars"]),
-        scalar_names=tuple(raw["scalar_names"]),
-        scalar_nulls=tuple(raw["scalar_nulls"]),
-    )
+def _of_unlike_length(claims: Claims) -> str | None:
+    """Lists that should say something of the same items and do not."""
+    alike = {
+        "tokens.flags and token_nulls": (claims.tokens.flags, claims.token_nulls),
+        "scalars, scalar_names and scalar_nulls": (claims.scalars, claims.scalar_names, claims.scalar_nulls),
+        **{
+            f"{name}.flags and {name}.p_values": (listed.flags, listed.p_values or listed.flags)
+            for name, listed in (("tokens", claims.tokens), ("examples", claims.examples), ("texts", claims.texts))
+        },
+    }
+    return next((name for name, lists in alike.items() if len(set(map(len, lists))) > 1), None)
 
 
-def _list_claims(raw: dict[str, Any]) -> ListClaims:
-    return ListClaims(**{**raw, "flags": tuple(raw["flags"]), "p_values": tuple(raw.get("p_values", ()))})
+def refuse_other_items(folder: Path, evidence: Evidence, claims: Claims) -> None:
+    """Refuse claims that were read beside evidence of which they cannot be.
+
+    Raises:
+        UserError: They are of more or fewer items.
+    """
+    judged = {
+        "tokens": (evidence.tokens, claims.tokens.flags),
+        "examples": (evidence.examples, claims.examples.flags),
+        "texts": (evidence.texts, claims.texts.flags),
+        "scalars": (evidence.scalars, claims.scalars),
+    }
+    for name, (items, flags) in judged.items():
+        if len(items) != len(flags):
+            raise UserError(
+                f"{folder / NAME} is corrupt (it judges {len(flags)} {name}, the evidence has {len(items)}); {_REMEDY}."
+            )

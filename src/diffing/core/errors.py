@@ -11,6 +11,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class DiskError(UserError):
+    """A disk refused, and will refuse whatever comes next as well."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """First meaningful line of an exception's text, shortened to `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -10,9 +10,9 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from diffing.core.files import versioned_json, write_json
+from diffing.core.files import of_kind, versioned_json, write_json
 
 SCHEMA = 1
 LIMIT = 200
@@ -115,18 +115,11 @@ def read_evidence(path: Path) -> Evidence:
         UserError: The file is missing, corrupt, or of a newer schema.
     """
     with versioned_json(path, SCHEMA, "run again with overwrite=true") as raw:
-        return Evidence(
-            tokens=_items(TokenEvidence, [{**t, "token_ids": tuple(t["token_ids"])} for t in raw["tokens"]]),
-            examples=_items(
-                ExampleEvidence, [{**e, "spans": tuple(Span(*s) for s in e["spans"])} for e in raw["examples"]]
-            ),
-            texts=_items(TextEvidence, raw["texts"]),
-            scalars=_items(ScalarEvidence, raw["scalars"]),
-        )
+        examples = [{**e, "spans": [_span(s) for s in e["spans"]]} for e in raw["examples"]]
+        lists = {"tokens": raw["tokens"], "examples": examples, "texts": raw["texts"], "scalars": raw["scalars"]}
+        return of_kind(Evidence, lists)
 
 
-ItemT = TypeVar("ItemT")
-
-
-def _items(cls: type[ItemT], raw: list[dict[str, Any]]) -> tuple[ItemT, ...]:
-    return tuple(cls(**r) for r in raw)
+def _span(raw: list[Any]) -> dict[str, Any]:
+    start, end, value = raw
+    return {"start": start, "end": end, "value": value}

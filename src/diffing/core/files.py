@@ -10,19 +10,23 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
-from diffing.core.errors import UserError
+from diffing.core.errors import DiskError, UserError
+
+T = TypeVar("T")
 
 _CACHE_REMEDY = "free some space or set DIFFING_CACHE=DIR"
 
 
 @contextmanager
 def disk_errors(folder: Path, remedy: str) -> Iterator[None]:
-    """Turn a full, read-only or forbidden disk into a `UserError`.
+    """Turn a full, read-only or forbidden disk into a `DiskError`.
 
     Args:
         folder: The folder being written, named in the message.
@@ -45,7 +49,7 @@ def disk_errors(folder: Path, remedy: str) -> Iterator[None]:
         }
         if error.errno not in reasons:
             raise
-        raise UserError(f"Cannot write to {folder}: {reasons[error.errno]}; {remedy}.") from error
+        raise DiskError(f"Cannot write to {folder}: {reasons[error.errno]}; {remedy}.") from error
 
 
 @contextmanager
@@ -109,12 +113,44 @@ def versioned_json(path: Path, schema: int, remedy: str) -> Iterator[dict[str, A
         UserError: The file is missing, corrupt or of a newer schema.
     """
     raw = read_json(path, remedy)
+    if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+        raise UserError(f"{path} is corrupt (it has no schema number); {remedy}.")
+    if raw["schema"] > schema:
+        raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {schema}; update diffing.")
     try:
-        if raw["schema"] > schema:
-            raise UserError(f"{path} has schema {raw['schema']}, this version reads up to {schema}; update diffing.")
         yield raw
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} is corrupt (it has no {error.args[0]}); {remedy}.") from None
+    except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path} is corrupt ({error}); {remedy}.") from None
+
+
+def of_kind(kind: type[T], raw: Any) -> T:
+    """JSON values as `kind` says they are: objects become dataclasses, lists tuples; keys it does not name are let be.
+
+    Args:
+        kind: A dataclass, or whatever else pydantic knows, of dataclasses, tuples, dicts, strings and numbers.
+        raw: As JSON was read.
+
+    Raises:
+        ValueError: In one line, what is missing or of another kind, and where.
+    """
+    text = json.dumps(raw, allow_nan=False)
+    try:
+        # As JSON, where strict means that "9" is no number and true no 1, yet an object may become a dataclass.
+        return _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        problem = (
+            "missing" if first["type"] == "missing" else f"not right: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        )
+        raise ValueError(f"{place or 'the whole'} is {problem}") from None
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def sha256(path: Path) -> str:

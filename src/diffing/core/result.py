@@ -1,5 +1,6 @@
 """Finished results: opening one, and finding them below an output folder."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -9,34 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from diffing.core.claims import Calibration, read_calibration, with_claims
+from diffing.core.claims import Calibration, read_calibration, refuse_other_items, with_claims
 from diffing.core.errors import UserError
-from diffing.core.evidence import Evidence, read_evidence
-from diffing.core.files import read_json, sha256
+from diffing.core.evidence import Evidence, ScalarEvidence, read_evidence
+from diffing.core.files import of_kind, read_json, sha256, versioned_json
+from diffing.core.manifest import REMEDY, read_manifest
 from diffing.core.runs import SCHEMA
-from diffing.core.stability import Stability, read_stability
+from diffing.core.stability import Stability, read_stability, refuse_other_tokens
 from diffing.core.suggest import did_you_mean
 from diffing.core.tables import read_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_REMEDY = "run again with overwrite=true"
 _TENSORS = "tensors/tensors.safetensors"
 _SETTLED_NS = 2 * 10**9
 _MOST_REMEMBERED = 4096
-_SHAPE = {
-    "method": str,
-    "created": str,
-    "config": dict,
-    "seed": int,
-    "pair.model": str,
-    "pair.organism": str,
-    "pair.variant": str,
-    "pair.base_id": str,
-    "pair.finetuned_id": str,
-    "data.n_tokens": int,
-}
 
 
 class Result:
@@ -52,7 +41,7 @@ class Result:
 
     def __init__(self, folder: Path, manifest: dict[str, Any] | None = None) -> None:
         self.folder = Path(folder)
-        self.manifest: dict[str, Any] = manifest or _read_manifest(self.folder)
+        self.manifest: dict[str, Any] = manifest or read_manifest(self.folder)
 
     def __repr__(self) -> str:
         return f"Result({self.method}, {str(self.folder)!r})"
@@ -70,7 +59,8 @@ class Result:
     @property
     def summary(self) -> list[dict[str, Any]]:
         """Headline scalars: name, value, low, high, null, unit, claimed."""
-        scalars = read_json(self.path("summary.json"), _REMEDY)["scalars"]
+        with versioned_json(self.path("summary.json"), SCHEMA, REMEDY) as raw:
+            scalars = [dataclasses.asdict(s) for s in of_kind(list[ScalarEvidence], raw["scalars"])]
         calibration = self.calibration()
         if calibration is None:
             return scalars
@@ -82,7 +72,10 @@ class Result:
     def evidence(self) -> Evidence:
         """What was found, in the shape shared by all methods; with claims once a null pair was run."""
         found, calibration = self.measured_evidence(), self.calibration()
-        return found if calibration is None else with_claims(found, calibration.claims)
+        if calibration is None:
+            return found
+        refuse_other_items(self.folder, found, calibration.claims)
+        return with_claims(found, calibration.claims)
 
     def measured_evidence(self) -> Evidence:
         """What was found, before any null pair was run."""
@@ -94,7 +87,10 @@ class Result:
 
     def stability(self) -> Stability | None:
         """How much of it comes back on other text and with another seed; None where `stability=true` was not run."""
-        return read_stability(self.folder, self.manifest.get("files", {}).get("evidence.json"))
+        stability = read_stability(self.folder, self.manifest.get("files", {}).get("evidence.json"))
+        if stability is not None:
+            refuse_other_tokens(self.folder, stability, len(self.measured_evidence().tokens))
+        return stability
 
     def tables(self) -> list[str]:
         """Names of the tables."""
@@ -135,7 +131,7 @@ class Result:
                     raise UserError(f"Result {self.folder} has no tensor {name!r}: {did_you_mean(name, names)}")
                 return file.get_tensor(name)
         except SafetensorError as error:
-            raise UserError(f"{self.folder / _TENSORS} is corrupt ({error}); {_REMEDY}.") from None
+            raise UserError(f"{self.folder / _TENSORS} is corrupt ({error}); {REMEDY}.") from None
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures by name."""
@@ -153,7 +149,7 @@ class Result:
         Raises:
             UserError: Its file is missing or damaged.
         """
-        return read_json(self.path(f"figures/{name}.json"), _REMEDY)
+        return read_json(self.path(f"figures/{name}.json"), REMEDY)
 
     def path(self, name: str) -> Path:
         """Path of a file whose bytes are those that were written.
@@ -167,9 +163,9 @@ class Result:
         path = self.folder / name
         expected = self.manifest.get("files", {}).get(name)
         if not path.is_file():
-            raise UserError(f"File {path} is missing; {_REMEDY}.")
+            raise UserError(f"File {path} is missing; {REMEDY}.")
         if expected and _digest(path) != expected:
-            raise UserError(f"File {path} is corrupt (its bytes are not those that were written); {_REMEDY}.")
+            raise UserError(f"File {path} is corrupt (its bytes are not those that were written); {REMEDY}.")
         return path
 
     def _names(self, kind: str, suffix: str) -> list[str]:
@@ -197,25 +193,6 @@ def _digest(path: Path) -> str:
 @lru_cache(maxsize=_MOST_REMEMBERED)
 def _remembered_digest(path: Path, size: int, mtime_ns: int) -> str:
     return sha256(path)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    manifest = read_json(path, "the run is not finished, or this is no result folder" if not path.exists() else _REMEDY)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
-        raise UserError(f"{path} is corrupt (no schema number); {_REMEDY}.")
-    if manifest["schema"] > SCHEMA:
-        raise UserError(f"{path} has schema {manifest['schema']}, this version reads up to {SCHEMA}; update diffing.")
-    for name, kind in _SHAPE.items():
-        if not isinstance(_at(manifest, name), kind):
-            raise UserError(f"{path} is corrupt (its {name} is missing or not what it should be); {_REMEDY}.")
-    return manifest
-
-
-def _at(values: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
 
 
 class Results:
@@ -252,9 +229,10 @@ class Results:
         hits = [r for r in hits if all(v is None or r.manifest["pair"].get(k) == v for k, v in wanted.items())]
         return sorted(hits, key=lambda r: (r.manifest["created"], str(r.folder)), reverse=True)
 
-    def broken(self) -> list[str]:
-        """One sentence for each manifest that cannot be read."""
-        return [outcome for outcome in map(_try_open, self._folders()) if isinstance(outcome, str)]
+    def broken(self, below: Path | None = None) -> dict[Path, str]:
+        """Run folders whose manifest cannot be read, all or those below a folder, with one sentence for each."""
+        folders = [f for f in self._folders() if below is None or f.is_relative_to(below)]
+        return {f: outcome for f in folders if isinstance(outcome := _try_open(f), str)}
 
     def _readable(self) -> list[Result]:
         return [outcome for outcome in map(_try_open, self._folders()) if isinstance(outcome, Result)]

@@ -3,10 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from diffing.core.files import versioned_json, write_json
+from diffing.core.errors import UserError
+from diffing.core.files import of_kind, versioned_json, write_json
 
 NAME = "stability.json"
 SCHEMA = 1
+_REMEDY = "delete it and run with stability=true again"
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,18 @@ def read_stability(folder: Path, evidence_digest: str | None) -> Stability | Non
     path = folder / NAME
     if not path.is_file():
         return None
-    with versioned_json(path, SCHEMA, "delete it and run with stability=true again") as raw:
-        if raw["of"] != evidence_digest:
-            return None
-        tokens = raw["tokens"]
-        comebacks = tuple(Comeback(**c) for c in raw["comebacks"])
-        return Stability(comebacks, raw["n_reruns"], None if tokens is None else tuple(tokens))
+    with versioned_json(path, SCHEMA, _REMEDY) as raw:
+        return of_kind(Stability, raw) if raw["of"] == evidence_digest else None
+
+
+def refuse_other_tokens(folder: Path, stability: Stability, n_tokens: int) -> None:
+    """Refuse a stability that was read beside evidence of which it cannot be.
+
+    Raises:
+        UserError: It speaks of more or fewer tokens.
+    """
+    if stability.tokens is not None and len(stability.tokens) != n_tokens:
+        raise UserError(
+            f"{folder / NAME} is corrupt (it speaks of {len(stability.tokens)} tokens, the evidence has {n_tokens}); "
+            f"{_REMEDY}."
+        )

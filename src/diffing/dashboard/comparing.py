@@ -135,5 +135,5 @@ def _check(results: Sequence[Result], k: int, what: str, kind: Kind) -> None:
 def _datasets(result: Result) -> dict[str, Any]:
     """Where each dataset was read from; text from a program's memory is known by its tokens alone."""
     data = result.manifest["data"]
-    sources = {d["name"]: d for d in data["spec"]["datasets"]}
+    sources = {d["name"]: d for d in data["spec"].get("datasets", ())}
     return {n: s if s["id"] != "memory" else {**s, "fingerprint": data["fingerprint"]} for n, s in sources.items()}

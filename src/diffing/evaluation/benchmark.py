@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from diffing.core.config import fingerprint
-from diffing.core.errors import UserError
+from diffing.core.errors import DiskError, UserError
 from diffing.core.progress import say, warn
 from diffing.core.result import Result
 from diffing.core.settings import RunConfig
-from diffing.core.specs import ExpectedSpec
+from diffing.core.specs import ExpectedSpec, TrainingSpec
 from diffing.evaluation.leaderboard import Cost, Leaderboard, Row
 from diffing.evaluation.scoring import Detection, counts, detection
-from diffing.evaluation.suite import Case, methods_of
+from diffing.evaluation.suite import Case, methods_of, words_of
 from diffing.evaluation.truth import Truth, ground_truth
 from diffing.models.plan import plan_pair
 from diffing.pipeline.calibrating import claims_against
@@ -55,7 +55,8 @@ def run_benchmark(settings: RunConfig, entries: Sequence[Entry], session: Sessio
         The leaderboard and the folder it belongs in.
 
     Raises:
-        UserError: The output folder cannot be written, or no method ran on any pair.
+        DiskError: The output folder cannot be written.
+        UserError: No method gave a result on any organism.
     """
     done = []
     chosen = chosen_methods(settings) if settings.pipeline.methods else []
@@ -65,10 +66,12 @@ def run_benchmark(settings: RunConfig, entries: Sequence[Entry], session: Sessio
         methods = methods_of(entry.case, settings.benchmark, chosen)
         say(f"[{number}/{total}] {entry.case.label}, seed {seed}: {', '.join(methods) or 'no method'}")
         done.append(_attempted(entry, methods, seed, session))
-    if not any(a.result for d in done for a in d.attempts):
-        reasons = dict.fromkeys(a.reason for d in done for a in d.attempts if a.reason)
+    attempts = [a for d in done if d.case.role == "organism" for a in d.attempts]
+    if not any(a.result for a in attempts):
+        reasons = dict.fromkeys(a.reason for a in attempts if a.reason)
         raise UserError(
-            f"No method gave a result on any pair of the benchmark: {next(iter(reasons), 'none was chosen')}"
+            "No method gave a result on any organism of the benchmark: "
+            + next(iter(reasons), f"none of {', '.join(chosen)} is run on them in this size")
         )
     board = _scored(settings, done, session)
     base_dir = Path(settings.infrastructure.storage.base_dir).expanduser()
@@ -101,6 +104,8 @@ def _attempted(entry: Entry, methods: Sequence[str], seed: int, session: Session
     if methods:
         try:
             done.attempts = attempt_settings(settings, session)
+        except DiskError:
+            raise
         except UserError as error:
             warn(f"{entry.case.label}: {error}")
             return _failed(entry.case, methods, seed, str(error))
@@ -170,7 +175,7 @@ def _scored_row(
         role=each.case.role,
         seed=each.seed,
         detection=detection(result, judge, claims, truth, expected, each.seed) if is_organism else None,
-        on_null=on_null.get(key) if is_organism else None,
+        on_null=on_null[key] if is_organism and judge is not None else None,
         counts=None if claims is None else counts(claims),
         cost=Cost(manifest["wall_seconds"], manifest["peak_memory_bytes"]),
         folder="/".join(result.folder.parts[-_BELOW_RESULTS:]),
@@ -244,6 +249,38 @@ def compose_entries(cases: Sequence[Case], compose: Compose) -> list[Entry]:
                 raise entry.settings
             plan_pair_spec(entry.settings)
     return entries
+
+
+def own_texts(names: Sequence[str], compose: Compose) -> set[str]:
+    """The organisms, named with their variant, that were trained on another text than the default variant.
+
+    Raises:
+        UserError: One was misspelt, or has nothing for this base.
+    """
+    return {name for name in names if "+" in name and _text(words_of(name), compose) != _text_of_null(name, compose)}
+
+
+def _text_of_null(name: str, compose: Compose) -> TrainingSpec | None:
+    return _text((f"organism={name.partition('+')[0]}", "null_pair=identical"), compose)
+
+
+def _text(words: Sequence[str], compose: Compose) -> TrainingSpec | None:
+    return plan_pair_spec(compose(words))[1]
+
+
+def refuse_gaps(board: Leaderboard) -> None:
+    """Say that the leaderboard is not whole.
+
+    Raises:
+        UserError: A method gave no result on an organism.
+    """
+    missing = [r for r in board.rows if r.role == "organism" and r.reason]
+    if missing:
+        first, n = missing[0], sum(r.role == "organism" for r in board.rows)
+        raise UserError(
+            f"{len(missing)} of {n} rows of the leaderboard have no result, such as {first.method} on {first.pair} "
+            f"({first.reason.rstrip('.')}); the same command tries them again."
+        )
 
 
 def _composed(case: Case, compose: Compose) -> RunConfig | UserError:

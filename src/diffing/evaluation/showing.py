@@ -60,7 +60,8 @@ def as_document(board: Leaderboard) -> Document:
         title=f"Benchmark of {board.model}, {board.size} size",
         eyebrow="Planted truth and nulls",
         lead=(
-            f"{len(methods)} methods on {len(pairs)} organisms whose change is known and on their nulls, "
+            f"{len(methods)} method{'s' if len(methods) != 1 else ''} on {len(pairs)} "
+            f"organism{'s' if len(pairs) != 1 else ''} and on null pairs, "
             f"{limit} of each dataset, {'one seed' if len(seeds) == 1 else f'{len(seeds)} seeds'}. No model judged "
             "anything: tokens are scored against the words of the training text, documents by where they come from, "
             "texts by a rule.",

@@ -4,7 +4,7 @@ An organism is judged by null pairs on the same text, so every text that organis
 judge nothing are there to count false claims on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ class Case:
         label: Name for people.
         role: An organism whose change is known, a null that judges, another that says how far two such nulls differ, or
             a null on which false claims are counted.
-        text_of: Organism whose texts are read.
+        text_of: Organism whose texts are read; `organism+variant` where the variant has a text of its own.
         overrides: What sets its run apart on the command line.
         works: Kinds of methods it is run with (`MethodSpec.work`).
     """
@@ -55,19 +55,28 @@ _QUICK_METHODS = ("kl", "diff_mining", "weight_spectrum")
 _NULL_TEXT = "caps"
 
 
-def cases(config: BenchmarkConfig, null_adapters: Sequence[str]) -> list[Case]:
+def organisms_of(config: BenchmarkConfig) -> tuple[str, ...]:
+    """The organisms of the suite, or those that were chosen; `name` or `name+variant`."""
+    suite = _QUICK if config.size == "quick" else tuple(_ORGANISMS)
+    return tuple(dict.fromkeys(config.organisms or suite))
+
+
+def cases(
+    config: BenchmarkConfig, null_adapters: Sequence[str], has_own_text: Collection[str] = frozenset()
+) -> list[Case]:
     """The pairs, judging nulls first, so that each organism is judged as soon as it is done.
 
     Args:
         config: Size and organisms.
         null_adapters: The base's adapters trained on generic text; with three or more one of them judges nothing.
+        has_own_text: Organisms, named with their variant, that were trained on another text than the default variant.
     """
-    is_quick = config.size == "quick"
-    names = tuple(dict.fromkeys(config.organisms or (_QUICK if is_quick else tuple(_ORGANISMS))))
-    texts = list(dict.fromkeys(n.partition("+")[0] for n in names))
-    judges = [case for text in texts for case in _judges(text, _READ if is_quick else _works(text))]
-    organisms = [_organism(name, _READ if is_quick else _ORGANISMS.get(name, _WRITE)) for name in names]
-    return [*judges, *organisms, *([] if is_quick else _nulls(texts[0], null_adapters))]
+    names = organisms_of(config)
+    text_of = {name: name if name in has_own_text else name.partition("+")[0] for name in names}
+    texts = tuple(dict.fromkeys(text_of.values()))
+    judges = [case for text in texts for case in _judges(text, _works_of_judge(text, config))]
+    organisms = [_organism(name, text_of[name], _works(name, config)) for name in names]
+    return [*judges, *organisms, *([] if config.size == "quick" else _nulls(texts[0], null_adapters))]
 
 
 def methods_of(case: Case, config: BenchmarkConfig, chosen: Sequence[str]) -> list[str]:
@@ -76,8 +85,23 @@ def methods_of(case: Case, config: BenchmarkConfig, chosen: Sequence[str]) -> li
     return [name for name in names if load_method(name).work in case.works]
 
 
-def _works(text: str) -> tuple[str, ...]:
-    if text == _NULL_TEXT:
+def words_of(name: str) -> tuple[str, ...]:
+    """What asks for an organism on the command line, of `name` or `name+variant`."""
+    organism, _, variant = name.partition("+")
+    return (f"organism={organism}", *((f"organism_variant={variant}",) if variant else ()))
+
+
+def _works(name: str, config: BenchmarkConfig) -> tuple[str, ...]:
+    """Kinds of methods for an organism: all for one that was asked for, few for most of the suite."""
+    if config.size == "quick":
+        return _READ
+    return _ALL if config.organisms else _ORGANISMS[name]
+
+
+def _works_of_judge(text: str, config: BenchmarkConfig) -> tuple[str, ...]:
+    if config.size == "quick":
+        return _READ
+    if config.organisms or text == _NULL_TEXT:
         return _ALL
     return _WRITE if text in _QUICK else _READ
 
@@ -88,15 +112,13 @@ def _judges(text: str, works: tuple[str, ...]) -> list[Case]:
         ("second judge", "generic_other", _READ),
     ]
     return [
-        Case(f"{null}, text of {text}", role, text, (f"organism={text}", f"null_pair={null}"), kinds)
+        Case(f"{null}, text of {text}", role, text, (*words_of(text), f"null_pair={null}"), kinds)
         for role, null, kinds in named
     ]
 
 
-def _organism(name: str, works: tuple[str, ...]) -> Case:
-    organism, _, variant = name.partition("+")
-    words = (f"organism={organism}", *((f"organism_variant={variant}",) if variant else ()))
-    return Case(name, "organism", organism, words, works)
+def _organism(name: str, text: str, works: tuple[str, ...]) -> Case:
+    return Case(name, "organism", text, words_of(name), works)
 
 
 def _nulls(text: str, adapters: Sequence[str]) -> list[Case]:
@@ -107,4 +129,4 @@ def _nulls(text: str, adapters: Sequence[str]) -> list[Case]:
     }
     if len(adapters) > 2:
         named["generic, other seed"] = ("null_pair=generic", f"organism.null_adapter=['{adapters[1]}']")
-    return [Case(label, "null", text, (f"organism={text}", *words), _READ) for label, words in named.items()]
+    return [Case(label, "null", text, (*words_of(text), *words), _READ) for label, words in named.items()]

@@ -40,14 +40,24 @@ def calibrate_around(result: Result, base_dir: Path, only_unjudged: bool = False
     null = min(nulls, key=_preference)
     second = min((n for n in nulls if _are_two_of_a_kind(null, n)), key=_preference, default=None)
     done = []
-    for each in (r for r in judged if not only_unjudged or r.calibration() is None):
+    for each in judged:
         try:
+            if only_unjudged and _is_judged(each):
+                continue
             _judge(each, null, second)
             done.append(each)
             say(f"Judged against {null.manifest['pair']['variant']}: {each.folder / 'report.html'}")
         except UserError as error:
             warn(f"{each.folder} could not be judged against {null.folder}: {error}")
     return done
+
+
+def _is_judged(result: Result) -> bool:
+    """Whether it is, in a way that can be read; claims are made again from results, so damaged ones are no loss."""
+    try:
+        return result.calibration() is not None
+    except UserError:
+        return False
 
 
 def _comparable(result: Result, base_dir: Path) -> list[Result]:

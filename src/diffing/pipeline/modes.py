@@ -77,15 +77,22 @@ def report(settings: RunConfig, session: Session) -> None:
     spec, _ = plan_pair_spec(settings)
     base_dir = Path(settings.infrastructure.storage.base_dir).expanduser()
     model, organism = model_label(spec.model), organism_label(spec)
+    folder = pair_folder(base_dir, model, organism, spec.variant)
     with disk_errors(base_dir, REMEDY):
-        damaged = _rewritten(Results(base_dir).find(model=model, organism=organism, variant=spec.variant), base_dir)
-        pair = gather(base_dir, model, organism, spec.variant, set(damaged), made)
+        results = Results(base_dir)
+        damaged = results.broken(below=folder)
+        for error in damaged.values():
+            warn(error)
+        damaged |= _rewritten(results.find(model=model, organism=organism, variant=spec.variant), base_dir)
+        sources = (spec.model.id or "", (spec.finetuned or spec.model).id or "")
+        pair = gather(base_dir, model, organism, spec.variant, set(damaged), made, sources)
         broken = [f"Left out as damaged: {error}" for error in damaged.values()]
         lacking = [f"{a.method} gave no result: {a.reason}" for a in failed]
-        not_run = tuple(m for m in pair.not_run if m not in {a.method for a in failed})
+        known = {a.method for a in failed} | {run.parent.name for run in damaged}
+        not_run = tuple(m for m in pair.not_run if m not in known)
         pair = replace(pair, notes=(*pair.notes, *broken, *lacking), not_run=not_run)
         found = findings(pair.results)
-        path = write_pair_report(pair, found, pair_folder(base_dir, model, organism, spec.variant))
+        path = write_pair_report(pair, found, folder)
     print_blocks(pair_title(pair), [Paragraph(s) for s in summary(pair, found)])
     say(f"Report of the pair: {path} (also report.md and report.json)")
 

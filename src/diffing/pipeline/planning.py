@@ -180,13 +180,18 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
         null_pair=null,
         amplification=amplification,
     )
-    return pair, _training(organism, model, variant if null == "none" else None)
+    if null != "none":
+        variant = _read_by_null(organism, model, settings.organism_variant)
+    return pair, _training(organism, model, variant)
+
+
+def _read_by_null(organism: OrganismSpec, model: ModelSpec, wanted: str | None) -> VariantSpec | None:
+    """The variant whose text a null pair reads: the one that is asked for; None: the default one, if there is one."""
+    return None if wanted is None or organism.finetuned else choose_variant(organism, model, wanted)[0]
 
 
 def _training(organism: OrganismSpec, model: ModelSpec, variant: VariantSpec | None) -> TrainingSpec | None:
-    """The text of the variant, else of the default variant on this base, which a null pair reads too, else of the
-    organism.
-    """
+    """The text of the variant, else of the default variant on this base, else of the organism."""
     default = organism.models.get(model.name, {}).get("default")
     known = (v.training for v in (variant, default) if v is not None and v.training is not None)
     return next(known, organism.training)

@@ -148,16 +148,17 @@ def _marks(example: ExampleEvidence, forms: set[str]) -> bool:
 
 
 def agreement(results: Sequence[Result]) -> list[Agreement]:
-    """Each two methods that rank tokens; those that agree most beyond chance first."""
-    ranked = [(r.method, *_ordered(r.method, of)) for r in results if (of := Ranking.of(r)) is not None]
+    """Each two methods that rank tokens, not all alike; those that agree most beyond chance first."""
+    rankings = [(r.method, of.known) for r in results if (of := Ranking.of(r)) is not None]
+    ranked = [(method, *_ordered(method, known)) for method, known in rankings if len(np.unique(known.scores_V)) > 1]
     pairs = [_agree(a, b) for a, b in combinations(ranked, 2)]
     return sorted(pairs, key=lambda p: -((p.share or 0) - (p.chance or 0)))
 
 
 def _ordered(method: str, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
-    """Ids, best first, and their scores; items of one score in a fixed random order."""
-    ids, scores = ranking.known.ids_V, ranking.known.scores_V
-    shuffled = np.random.default_rng(len(method)).permutation(len(ids))
+    """Ids, best first, and their scores; items of one score in a random order, fixed for each method."""
+    ids, scores = ranking.ids_V, ranking.scores_V
+    shuffled = np.random.default_rng(list(method.encode())).permutation(len(ids))
     order = shuffled[np.argsort(-scores[shuffled], kind="stable")]
     return ids[order], scores[order]
 

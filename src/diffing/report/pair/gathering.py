@@ -48,6 +48,7 @@ def gather(
     variant: str,
     left_out: Collection[Path] = (),
     preferred: Sequence[Result] = (),
+    sources: tuple[str, str] | None = None,
 ) -> PairResults:
     """The newest readable result of each method, of the pair that was asked for or else looked at last.
 
@@ -58,6 +59,7 @@ def gather(
         variant: Its variant.
         left_out: Folders of results that are not to be used.
         preferred: Results that were asked for: of their methods these, and of others those of the same pair.
+        sources: Where base and finetuned model come from, for those of several pairs under one name.
 
     Raises:
         UserError: No method has a result.
@@ -71,7 +73,8 @@ def gather(
             f"No finished result of {named} on {model} below {base_dir}; run methods first (pipeline.mode=full), or "
             "with the report: pipeline.methods=quick."
         )
-    pair = [*preferred, *found][0].manifest["pair"].get("fingerprint")
+    asked = [r for r in found if sources == (r.manifest["pair"]["base_id"], r.manifest["pair"]["finetuned_id"])]
+    pair = [*preferred, *asked, *found][0].manifest["pair"].get("fingerprint")
     mine = [r for r in found if r.manifest["pair"].get("fingerprint") == pair]
     newest: dict[str, Result] = {r.method: r for r in preferred if r.folder not in left_out}
     for result in mine:

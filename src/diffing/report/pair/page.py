@@ -239,12 +239,7 @@ def _not_looked_at(pair: PairResults) -> Section:
     absent = [d for d in ("pretraining", "chat", "training") if d not in read]
     if absent:
         blocks.append(Paragraph(f"Kinds of text that no method read: {', '.join(absent)}."))
-    limits = {
-        r.method: r.manifest["data"]["spec"].get("max_tokens")
-        for r in pair.results
-        if r.manifest["data"].get("n_tokens")
-    }
-    known = sorted({v for v in limits.values() if v is not None})
+    known = sorted({limit for r in pair.results if (limit := _limit(r)) is not None})
     if known:
         blocks.append(
             Paragraph(
@@ -253,6 +248,14 @@ def _not_looked_at(pair: PairResults) -> Section:
             )
         )
     return Section("What was not looked at", tuple(blocks))
+
+
+def _limit(result: Result) -> int | None:
+    """Tokens that were read of each dataset at most; None where no document was left out."""
+    data = result.manifest["data"]
+    read, there = data.get("sequences", {}), data.get("documents", {})
+    is_whole = all(read.get(name, 0) >= n for name, n in there.items())
+    return None if is_whole else data["spec"].get("max_tokens")
 
 
 def _made(pair: PairResults) -> Section:

@@ -53,8 +53,9 @@ def sensitivity_words(pair: PairResults, results: Sequence[Result]) -> str:
     known = [(r.method, pair.sensitivity[r.method]) for r in results if r.method in pair.sensitivity]
     if not known:
         return (
-            "How faint a change they would have found was not measured on this base and output folder: "
-            "pipeline.mode=benchmark does that."
+            "How faint a change they would have found was not measured on this base and output folder; "
+            "pipeline.mode=benchmark measures it on a base that has organisms of several strengths, as the embedded "
+            "one has."
         )
     by_rung: dict[str | None, list[str]] = {}
     for method, measured in known:
