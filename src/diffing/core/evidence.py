@@ -52,7 +52,7 @@ class ExampleEvidence:
 
 @dataclass(frozen=True)
 class TextEvidence:
-    """A generated text or a statement in words."""
+    """A text that a model wrote after a prompt (it may be empty), or a statement in words, which has none."""
 
     text: str
     score: float | None = None

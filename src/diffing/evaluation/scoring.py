@@ -40,7 +40,7 @@ class Detection:
         documents: AUROC of its ranking of documents, training text against generic text of the same kind.
         excess: The same of each document's share of all scores, less its share in the null: what any finetune does to a
             text counts for nothing.
-        texts: Share of its texts that show what is expected.
+        texts: Share of its texts that show what is expected, of those that a model wrote.
         right: Share of its claimed tokens that are domain tokens, of those it lists; its chance is the share of domain
             tokens among the tokens it ranks.
     """
@@ -145,7 +145,8 @@ def _separated(scores: dict[_Document, float], rng: np.random.Generator) -> Scor
 
 
 def _texts(result: Result, expected: ExpectedSpec) -> Score:
-    return share_score([shows(expected, t.text) for t in result.measured_evidence().texts])
+    written = (t for t in result.measured_evidence().texts if t.prompt is not None)
+    return share_score([shows(expected, t.text) for t in written])
 
 
 def _right(result: Result, claims: Claims, truth: Truth) -> Score:
