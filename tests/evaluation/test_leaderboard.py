@@ -258,6 +258,12 @@ def test_a_method_that_was_not_run_on_the_ladder_has_no_sensitivity():
     assert faintest(board(row("kl", "caps", detection=shown(FOUND))), "kl") is None
 
 
+def test_a_rung_without_a_null_was_not_measured():
+    alone = row("kl", LADDER[0], detection=shown(FOUND))
+    assert faintest(board(alone), "kl") is None
+    assert faintest(board(alone, rung(1, FOUND)), "kl") == Sensitivity("kl", {LADDER[1]: "found"}, None)
+
+
 def test_a_rung_that_failed_ends_what_was_found():
     rows = [
         rung(0, FOUND),

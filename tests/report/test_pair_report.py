@@ -237,6 +237,18 @@ def test_summary_of_claims_names_words_and_numbers(tmp_path):
     ]
 
 
+def test_summary_of_many_methods_has_the_numbers_that_are_farthest_from_their_null(tmp_path):
+    names = method_names()[:6]
+    for i, name in enumerate(names):
+        number = ScalarEvidence("change", 8.0, 7.0, 9.0, [1.0, 4.0, 2.0, 0.0, 8.0, 0.5][i])
+        claims = {"flags": (), "nulls": (), "scalars": (True,)}
+        make_result(tmp_path, name, Evidence(scalars=(number,)), claims=claims)
+    (told,) = (s for s in said(tmp_path) if s.startswith("In numbers"))
+    places = [told.index(f"({names[i]})") for i in (3, 5, 0, 2)]
+    assert places == sorted(places)
+    assert told.endswith(f" Those of {names[1]} and {names[4]} are in their chapters.")
+
+
 def test_summary_says_who_claims_nothing_and_who_was_not_judged(tmp_path):
     make_result(tmp_path, "kl", KL, claims=KL_CLAIMS)
     make_result(tmp_path, "diff_mining", MINING, claims=NO_MINING_CLAIMS)

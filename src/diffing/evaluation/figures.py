@@ -8,7 +8,7 @@ from diffing.evaluation.leaderboard import Leaderboard, over_seeds
 from diffing.evaluation.summing import mean_score
 
 _ROW = 0.72
-_SYMBOLS = ("circle", "square", "triangle-up", "star", "cross", "pentagon", "hexagon")
+_SYMBOLS = ("circle", "square", "triangle-up", "star", "cross", "pentagon", "x")
 
 
 def figures(board: Leaderboard) -> dict[str, Any]:

@@ -67,12 +67,12 @@ def _sum(counts: Sequence[Count | None]) -> Count | None:
 
 
 def faintest(board: Leaderboard, method: str) -> Sensitivity | None:
-    """Sensitivity of a method; None where it was not run on the ladder."""
+    """Sensitivity of a method; None where it was not run on the ladder, or without a null to hold a rung against."""
     by_rung: dict[str, str] = {}
     last = None
     is_unbroken = True
     for rung in LADDER:
-        rows = [r for r in board.rows if r.method == method and r.pair == rung]
+        rows = [r for r in board.rows if r.method == method and r.pair == rung and (r.detection is None or r.on_null)]
         is_unbroken = is_unbroken and bool(rows)
         if rows:
             has_failed = any(r.detection is None for r in rows)

@@ -1,6 +1,8 @@
 """The summary of a pair in sentences, each made from numbers of its results."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from diffing.core.result import Result
 from diffing.display.calibrated import NULL_PAIRS
@@ -10,6 +12,7 @@ from diffing.report.pair.findings import Finding
 from diffing.report.pair.gathering import PairResults
 
 _MOST_WORDS = 12
+_MOST_NUMBERS = 4
 
 
 def summary(pair: PairResults, found: Sequence[Finding]) -> tuple[str, ...]:
@@ -144,15 +147,23 @@ def _list_words(found: Sequence[Finding]) -> str:
 
 
 def _numbers(results: Sequence[Result]) -> list[str]:
-    parts = []
-    for result in results:
-        claimed = next((s for s in result.summary if s["claimed"]), None)
-        if claimed is not None:
-            unit = f" {claimed['unit']}" if claimed["unit"] else ""
-            interval = f" [{number(claimed['low'])}, {number(claimed['high'])}]"
-            null = "" if claimed["null"] is None else f", {number(claimed['null'])} under the null"
-            parts.append(f"{claimed['name']} is {number(claimed['value'])}{unit}{interval}{null} ({result.method})")
-    return [f"In numbers: {'; '.join(parts)}."] if parts else []
+    """The first claimed number of each method; of many methods those that are farthest from their null."""
+    claimed = [(r.method, s) for r in results if (s := next((s for s in r.summary if s["claimed"]), None)) is not None]
+    shown = sorted(claimed, key=lambda of: -_times_the_null(of[1]))[:_MOST_NUMBERS]
+    said = [f"In numbers: {'; '.join(_number(method, s) for method, s in shown)}."] if shown else []
+    rest = [method for method, _ in claimed if method not in dict(shown)]
+    return [f"{said[0]} Those of {_listed(rest)} are in their chapters."] if rest else said
+
+
+def _number(method: str, scalar: dict[str, Any]) -> str:
+    unit = f" {scalar['unit']}" if scalar["unit"] else ""
+    interval = f" [{number(scalar['low'])}, {number(scalar['high'])}]"
+    null = "" if scalar["null"] is None else f", {number(scalar['null'])} under the null"
+    return f"{scalar['name']} is {number(scalar['value'])}{unit}{interval}{null} ({method})"
+
+
+def _times_the_null(scalar: dict[str, Any]) -> float:
+    return abs(scalar["value"]) / abs(scalar["null"]) if scalar["null"] else math.inf
 
 
 def _nulls(results: Sequence[Result]) -> str:
