@@ -28,6 +28,7 @@ _SHOWN_TEXTS = 6
 _SHOWN_TOKENS = 12
 _MOST_IN_JSON = 200
 _RUN_LETTERS = 6  # of a fingerprint: enough to tell the runs of a pair apart
+_MOST_RANKS = 5  # in a cell; report.json has all
 
 
 def write_pair_report(pair: PairResults, found: Sequence[Finding], folder: Path) -> Path:
@@ -103,7 +104,9 @@ def findings_blocks(found: Sequence[Finding]) -> tuple[Block, ...]:
 
 def _finding_row(finding: Finding) -> tuple[str | float | None, ...]:
     best = finding.supports[0]
-    ranked = ", ".join(f"{s.method} {s.rank}" for s in finding.supports)
+    ranked = ", ".join(f"{s.method} {s.rank}" for s in finding.supports[:_MOST_RANKS])
+    if n_more := len(finding.supports[_MOST_RANKS:]):
+        ranked += f" and {n_more} more"
     also = " ".join(finding.forms[1:]) or None
     claimed = ", ".join(finding.claimed_by) or ("none" if any(s.claimed is False for s in finding.supports) else "–")
     return (
