@@ -150,6 +150,7 @@ def test_null_pairs_that_need_an_adapter(command, bench, tmp_path):
     command(bench.command(tmp_path / "out", "null_pair=generic")).sentence("null_pair=generic", "null_pair=identical")
 
 
+@pytest.mark.slow
 def test_own_configurations(command, bench, tmp_path):
     own = tmp_path / "own"
     (own / "model").mkdir(parents=True)

@@ -246,6 +246,7 @@ def test_the_export_holds_all_that_was_said(at, monkeypatch):
     assert [{s: a["text"] for s, a in t["answers"].items()} for t in told["turns"]] == [answers(app, 0), answers(app)]
 
 
+@pytest.mark.slow
 def test_a_pair_that_was_compared_from_python(visit, pair, tmp_path):
     diffing.run("normdiff", pair, data=[TEXT] * 4, base_dir=tmp_path)
     app = ask(fine(visit(tmp_path, "chat", **PAIR, tokens=4)), "Who?")
@@ -340,6 +341,7 @@ def test_a_layer_that_is_not_there_is_one_sentence(at):
     sentence(app.run(), "99")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_server")
 def test_the_models_are_loaded_once_and_can_be_unloaded(at, monkeypatch):
     loads, load = [], diffing.models.pair.load_pair

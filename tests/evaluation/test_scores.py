@@ -169,6 +169,7 @@ def frequent_truth(rng, n_tokens=500, n_relevant=40):
     return counts, rng.choice(n_tokens, n_relevant, replace=False, p=weights / weights.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_tokens", "n_relevant"), [(2000, 40), (500, 80)], ids=["few of a group", "half of a group"])
 def test_a_ranking_by_frequency_alone_is_no_better_than_chance(n_tokens, n_relevant):
     n, above, chances = 60, [], []

@@ -150,6 +150,7 @@ def test_a_constant_difference_is_all_mean_shift(tmp_path):
     draws(found, tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_finite_are_left_out_and_counted(tmp_path):
     base, finetuned = rows()
     base, finetuned = ({s: x.copy() for s, x in given.items()} for given in (base, finetuned))
@@ -181,6 +182,7 @@ def test_nothing_finite_or_nothing_kept_is_said_in_a_sentence(tmp_path):
         output_of(source_of(base, finetuned), tmp_path / "c", example_layer=1)
 
 
+@pytest.mark.slow
 def test_leading_positions_do_not_count(tmp_path):
     base, finetuned = rows()
     loud = {s: x.copy() for s, x in finetuned.items()}

@@ -157,6 +157,7 @@ def test_a_damaged_calibration_is_named(command, bench, tmp_path, content):
     outcome.sentence(NAME)
 
 
+@pytest.mark.slow
 def test_a_damaged_calibration_is_made_again_and_takes_no_null_from_others(command, bench, nulls, tmp_path):
     out = tmp_path / "out"
     command(bench.command(out)).done()
@@ -170,6 +171,7 @@ def test_a_damaged_calibration_is_made_again_and_takes_no_null_from_others(comma
     assert {folder: (folder / NAME).read_bytes() for folder in judged(out)} == whole
 
 
+@pytest.mark.slow
 def test_a_scaled_null_is_a_null_of_its_own(command, bench, nulls, tmp_path):
     out = tmp_path / "out"
     command(bench.command(out, *null_options(nulls))).done()

@@ -86,6 +86,7 @@ def test_a_killed_run_is_interrupted_and_goes_on(command, long, whole, tmp_path)
     assert_same_tables(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("overwrite=true",)], ids=["plain", "overwrite"])
 def test_two_processes_on_one_folder(command, bench, tmp_path, more):
     out = tmp_path / "out"

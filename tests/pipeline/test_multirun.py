@@ -46,6 +46,7 @@ def test_a_planned_method_among_others(command, bench, out):
     assert done.startswith("done")
 
 
+@pytest.mark.slow
 def test_a_fault_of_ours_counts_most(command, bench, out, tmp_path, monkeypatch):
     method = diffing.methods.kl.METHOD
     calls = []

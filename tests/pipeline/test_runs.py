@@ -126,6 +126,7 @@ def test_what_names_a_run(command, bench, tmp_path):
     assert len({plain, *found}) == 1 + len(found)
 
 
+@pytest.mark.slow
 def test_copies_in_another_place_are_the_same_run(command, bench, tmp_path):
     shutil.copytree(bench.folder, tmp_path / "elsewhere")
     command(bench.command(tmp_path / "one")).done()
@@ -201,6 +202,7 @@ def test_reports_of_nothing(command, bench, out):
     command(bench.command(out, "pipeline.mode=report", finetuned=bench.full)).sentence("full", "pipeline.mode=full")
 
 
+@pytest.mark.slow
 def test_reports_of_one_pair_leave_others_alone(command, bench, out):
     command(bench.command(out)).done()
     command(bench.command(out, finetuned=bench.full)).done()
@@ -226,6 +228,7 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(command, bench, tmp_path):
     assert evidence[0] == evidence[1]
 
 
+@pytest.mark.slow
 def test_batch_plans_agree(command, bench, tmp_path):
     for tokens in ("2048", "16"):
         command(bench.command(tmp_path / tokens, f"preprocessing.batch_tokens={tokens}")).done()
@@ -269,6 +272,7 @@ def test_the_python_api_runs(bench, out):
         diffing.open_results(out / "none_such")
 
 
+@pytest.mark.slow
 def test_api_and_command_line_name_the_same_run(command, bench, out):
     command(bench.command(out)).done()
     pair = diffing.load_pair(str(bench.base), finetuned=str(bench.adapter), device_map="cpu")

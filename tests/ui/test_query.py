@@ -137,6 +137,7 @@ def test_order_with_nulls_last_and_ties_as_stored(order, descending, read, store
     assert read(q.Query(order=order, descending=descending))["id"].to_pylist() == ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 50])
 def test_pages_of_tied_rows_neither_repeat_nor_lose_any(size, path, known):
     query = q.Query(order="tie")
