@@ -105,6 +105,7 @@ def check(app):
     return len(texts) + sum(MARK in Parsed(h).text for h in pages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_names_on_every_page(page, visit, taken_over):
     app = visit(taken_over, page, run=run_of(taken_over, "kl"))
@@ -114,6 +115,7 @@ def test_names_on_every_page(page, visit, taken_over):
         assert NAME.replace("\\", "") in unescaped(app.title[0].value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "query"),
     [

@@ -168,6 +168,7 @@ def test_damaged_results_are_said_and_never_shown(damage, method, visit, copied,
     assert all(str(copied) in e or damage == "failed" for e in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated manifest", "no tables", "truncated tensors"])
 @pytest.mark.parametrize("page", ["compare", "chat", "steer", "amplify"])
 def test_other_pages_go_on_beside_a_damaged_result(damage, page, visit, copied, runs):

@@ -72,6 +72,7 @@ def check(scores, n_kept, flat, score_P):
     assert torch.equal(score_P.sort(descending=True).values, sorted_values(scores, n_kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("k", [1, 32])
 @pytest.mark.parametrize("case", CASES)

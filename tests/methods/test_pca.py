@@ -201,6 +201,7 @@ def test_sequences_in_no_block_are_left_out(tmp_path):
     assert len(found.tables["document_scores"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 3, 8, 9, 14])
 def test_an_interrupted_run_goes_on_and_gives_the_same_bits(output, tmp_path, stop_at):
     source = source_of(*rows())

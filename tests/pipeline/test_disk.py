@@ -122,6 +122,7 @@ def test_a_disk_that_fills(command, many, untroubled, out, monkeypatch, share):
     assert_same_tables(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.9, 1.0])
 def test_a_full_disk_loses_no_finished_result(command, many, untroubled, out, monkeypatch, share):
     """`overwrite=true` replaces the old result only by a whole new one."""

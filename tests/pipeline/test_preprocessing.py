@@ -252,6 +252,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("name", ["shard_00001.safetensors", "statistics.safetensors"])
 def test_damage_is_named_and_only_it_is_repaired(command, bench, made, out, how, name):
@@ -266,6 +267,7 @@ def test_damage_is_named_and_only_it_is_repaired(command, bench, made, out, how,
     assert {k: mtimes(made)[k] for k in untouched} == {k: when[k] for k in untouched}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_token_table_is_written_again(command, bench, made, out, how):
     before, when = contents(made), mtimes(made)
@@ -290,6 +292,7 @@ FILES = ["cache.json", "layer_01/residual/manifest.json"]
 CORRUPT = ["", "{", "[]", "null", '{"schema": 1}', '{"schema": "one"}', "\x00"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", CORRUPT, ids=repr)
 @pytest.mark.parametrize("name", FILES)
 def test_a_corrupt_json_file_is_named_and_overwritten(command, bench, made, out, name, content):
