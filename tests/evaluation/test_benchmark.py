@@ -178,6 +178,12 @@ def test_a_variant_with_a_text_of_its_own_is_scored_and_judged_on_that_text(run,
     assert variant.on_null.tokens.value != two.on_null.tokens.value
 
 
+def test_scaled_variants_are_run(run, tmp_path):
+    run("benchmark.size=quick", "pipeline.methods=[kl]", "organism.amplification=0.5", organisms="two,two+b").done()
+    _, board = board_of(tmp_path)
+    assert [r.pair for r in board.rows if r.role == "organism" and not r.reason] == ["two", "two+b"]
+
+
 def test_a_full_disk_ends_the_suite_in_one_sentence(run, tmp_path, monkeypatch):
     method = diffing.methods.weight_spectrum.METHOD
 

@@ -43,7 +43,7 @@ def benchmark(arguments: Arguments, overrides: list[str], settings: RunConfig, s
     adapters = settings.organism.null_adapter or settings.model.null_adapters
     own = own_texts(organisms_of(settings.benchmark), compose)
     entries = compose_entries(cases(settings.benchmark, adapters, own), compose)
-    settings = settings_of(arguments, [*overrides, *limit])
+    settings = compose(())
     board, folder = run_benchmark(settings, entries, session)
     show_leaderboard(board, folder)
     if not session.faults:

@@ -7,12 +7,11 @@ offsets into `text`, end exclusive.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffing.core.files import of_kind, versioned_json, write_json
+from diffing.core.files import finite, of_kind, versioned_json, write_json
 
 SCHEMA = 1
 LIMIT = 200
@@ -91,16 +90,12 @@ def to_json(evidence: Evidence) -> dict[str, Any]:
 
 
 def _item(item: Any) -> dict[str, Any]:
-    out = {f.name: _number(getattr(item, f.name)) for f in dataclasses.fields(item)}
+    out = {f.name: finite(getattr(item, f.name)) for f in dataclasses.fields(item)}
     if isinstance(item, TokenEvidence):
         out["token_ids"] = list(item.token_ids)
     if isinstance(item, ExampleEvidence):
-        out["spans"] = [[s.start, s.end, _number(s.value)] for s in item.spans]
+        out["spans"] = [[s.start, s.end, finite(s.value)] for s in item.spans]
     return out
-
-
-def _number(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_evidence(path: Path, evidence: Evidence) -> None:

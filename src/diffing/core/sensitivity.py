@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from diffing.core.errors import UserError
-from diffing.core.files import read_json, write_json
+from diffing.core.files import of_kind, versioned_json, write_json
 
 NAME = "sensitivity.json"
 SCHEMA = 1
@@ -55,9 +54,7 @@ def measured_sensitivity(base_dir: Path, model: str) -> dict[str, Sensitivity]:
 
 def _read(path: Path, model: str) -> list[Sensitivity]:
     try:
-        raw: Any = read_json(path, "run pipeline.mode=benchmark again")
-        if raw["schema"] > SCHEMA or raw["model"] != model:
-            return []
-        return [Sensitivity(m["method"], dict(m["by_rung"]), m["faintest"]) for m in raw["methods"]]
-    except (UserError, KeyError, TypeError, ValueError):
+        with versioned_json(path, SCHEMA, "run pipeline.mode=benchmark again") as raw:
+            return of_kind(list[Sensitivity], raw["methods"]) if raw["model"] == model else []
+    except UserError:
         return []

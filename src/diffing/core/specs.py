@@ -143,6 +143,11 @@ class PairSpec(Strict):
     def _read(cls, value: object) -> object:
         return read_amplification(value, "amplification")
 
+    @property
+    def sources(self) -> tuple[str | None, str | None]:
+        """Where base and finetuned model come from; a null that trains nothing compares the base with itself."""
+        return self.model.id, (self.finetuned or self.model).id
+
 
 class DataConfig(Strict):
     """The `data` group: which sets to read and how much of each."""

@@ -10,14 +10,21 @@ from diffing.core.errors import DiskError, UserError
 from diffing.core.progress import say, warn
 from diffing.core.result import Result
 from diffing.core.settings import RunConfig
-from diffing.core.specs import ExpectedSpec, TrainingSpec
+from diffing.core.specs import ExpectedSpec
 from diffing.evaluation.leaderboard import Cost, Leaderboard, Row
 from diffing.evaluation.scoring import Detection, counts, detection
 from diffing.evaluation.suite import Case, methods_of, words_of
 from diffing.evaluation.truth import Truth, ground_truth
 from diffing.models.plan import plan_pair
 from diffing.pipeline.calibrating import claims_against
-from diffing.pipeline.planning import chosen_methods, model_label, plan_corpus, plan_pair_spec
+from diffing.pipeline.planning import (
+    choose_variant,
+    chosen_methods,
+    model_label,
+    plan_corpus,
+    plan_pair_spec,
+    training_text,
+)
 from diffing.pipeline.running import Attempt, Session, attempt_settings
 
 
@@ -257,15 +264,13 @@ def own_texts(names: Sequence[str], compose: Compose) -> set[str]:
     Raises:
         UserError: One was misspelt, or has nothing for this base.
     """
-    return {name for name in names if "+" in name and _text(words_of(name), compose) != _text_of_null(name, compose)}
+    return {name for name in names if "+" in name and _has_own_text(compose(words_of(name)))}
 
 
-def _text_of_null(name: str, compose: Compose) -> TrainingSpec | None:
-    return _text((f"organism={name.partition('+')[0]}", "null_pair=identical"), compose)
-
-
-def _text(words: Sequence[str], compose: Compose) -> TrainingSpec | None:
-    return plan_pair_spec(compose(words))[1]
+def _has_own_text(settings: RunConfig) -> bool:
+    organism, model = settings.organism, settings.model
+    variant, _ = choose_variant(organism, model, settings.organism_variant)
+    return training_text(organism, model, variant) != training_text(organism, model, None)
 
 
 def refuse_gaps(board: Leaderboard) -> None:

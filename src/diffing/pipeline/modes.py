@@ -84,8 +84,7 @@ def report(settings: RunConfig, session: Session) -> None:
         for error in damaged.values():
             warn(error)
         damaged |= _rewritten(results.find(model=model, organism=organism, variant=spec.variant), base_dir)
-        sources = (spec.model.id or "", (spec.finetuned or spec.model).id or "")
-        pair = gather(base_dir, model, organism, spec.variant, set(damaged), made, sources)
+        pair = gather(base_dir, model, organism, spec.variant, set(damaged), made, spec.sources)
         broken = [f"Left out as damaged: {error}" for error in damaged.values()]
         lacking = [f"{a.method} gave no result: {a.reason}" for a in failed]
         known = {a.method for a in failed} | {run.parent.name for run in damaged}

@@ -182,7 +182,7 @@ def plan_pair_spec(settings: RunConfig) -> tuple[PairSpec, TrainingSpec | None]:
     )
     if null != "none":
         variant = _read_by_null(organism, model, settings.organism_variant)
-    return pair, _training(organism, model, variant)
+    return pair, training_text(organism, model, variant)
 
 
 def _read_by_null(organism: OrganismSpec, model: ModelSpec, wanted: str | None) -> VariantSpec | None:
@@ -190,8 +190,8 @@ def _read_by_null(organism: OrganismSpec, model: ModelSpec, wanted: str | None) 
     return None if wanted is None or organism.finetuned else choose_variant(organism, model, wanted)[0]
 
 
-def _training(organism: OrganismSpec, model: ModelSpec, variant: VariantSpec | None) -> TrainingSpec | None:
-    """The text of the variant, else of the default variant on this base, else of the organism."""
+def training_text(organism: OrganismSpec, model: ModelSpec, variant: VariantSpec | None) -> TrainingSpec | None:
+    """The text that a variant was trained on, else the default variant on this base, else the organism."""
     default = organism.models.get(model.name, {}).get("default")
     known = (v.training for v in (variant, default) if v is not None and v.training is not None)
     return next(known, organism.training)

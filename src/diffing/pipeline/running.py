@@ -217,8 +217,9 @@ def _attempt(run: _Run, refusal: UserError | None) -> Attempt:
         raise
     except Exception as error:
         traceback.print_exc()
-        run.session.faults.append(f"{name}: {one_line(error)}")
-        return Attempt(name, None, one_line(error))
+        reason = one_line(error)
+        run.session.faults.append(f"{name}: {reason}")
+        return Attempt(name, None, reason)
 
 
 def _prepared_runs(jobs: Sequence[Job], base_dir: Path, session: Session) -> list[_Run]:

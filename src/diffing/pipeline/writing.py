@@ -89,6 +89,7 @@ def _manifest(
 ) -> dict[str, Any]:
     config = job.settings.model_dump(mode="json")
     config["diffing"] = {"method": job.options.model_dump(mode="json")}
+    base_id, finetuned_id = job.pair.sources
     return {
         "schema": SCHEMA,
         "method": job.method.name,
@@ -100,8 +101,8 @@ def _manifest(
             "model": key.model,
             "organism": key.organism,
             "variant": key.variant,
-            "base_id": job.pair.model.id,
-            "finetuned_id": job.pair.finetuned.id if job.pair.finetuned else job.pair.model.id,
+            "base_id": base_id,
+            "finetuned_id": finetuned_id,
             "fingerprint": pair_fingerprint,
             "facts": dict(pair_facts),
         },

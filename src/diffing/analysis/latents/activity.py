@@ -108,10 +108,9 @@ def measure_activity(
         by_position.add(range_N, row_P, latent_P, value_P)
         squares_F += np.bincount(latent_P, weights=value_P**2, minlength=n_latents)
         np.maximum.at(maximum_F, latent_P, value_P)
-        active = (value_P > 0) & tokens.is_new_N[token_N[row_P]]
-        examples.add(
-            latent_P[active], token_N[row_P[active]], value_P[active], tokens.sequence_N[token_N[row_P[active]]]
-        )
+        at_P = token_N[row_P]
+        shown = (value_P > 0) & tokens.is_new_N[at_P]
+        examples.add(latent_P[shown], at_P[shown], value_P[shown], tokens.sequence_N[at_P[shown]])
         scaling.add(block)
         _measure(dictionary, meters, block, split, tokens)
         n_not_finite += block.n_not_finite

@@ -1,6 +1,6 @@
 """Top examples: where in the text the activations moved most, at one layer."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +25,8 @@ def example_table(
     Where documents begin alike, so do the activations: what they share is looked at in the first of them alone.
     """
     rows: list[ExampleRow] = []
-    for metric in RANKED:
-        peaks = _peaks(data, slot, metric)
+    peaks_of = {metric: _peaks(data, slot, metric) for metric in RANKED}
+    for metric, peaks in peaks_of.items():
         for dataset in data.tokens.datasets:
             mine = [i for i in peaks if data.tokens.dataset_of(i) == dataset]
             best = sorted(mine, key=lambda i: (-peaks[i][1], i))[: config.n_examples]
@@ -35,7 +35,7 @@ def example_table(
                 start = max(0, at - config.context_before)
                 stop = min(data.tokens.length_of(i), at + config.context_after + 1)
                 rows.append(_row(data, slot, names, tokenizer, i, (start, stop), at, metric, "peak", rank, score))
-    peaks = _peaks(data, slot, "relative")
+    peaks = peaks_of["relative"]
     for rank, i, mean in _by_mean(data, slot, peaks, config.n_examples):
         whole = (0, data.tokens.length_of(i))
         rows.append(_row(data, slot, names, tokenizer, i, whole, peaks[i][0], "relative", "mean", rank, mean))
@@ -53,12 +53,12 @@ def _peaks(data: Gathered, slot: Slot, metric: str) -> dict[int, tuple[int, floa
     return found
 
 
-def _by_mean(data: Gathered, slot: Slot, known: Container[int], n: int) -> Iterator[tuple[int, int, float]]:
-    """Rank, sequence and mean of each dataset's known documents with the largest mean relative difference."""
+def _by_mean(data: Gathered, slot: Slot, members: Iterable[int], n: int) -> Iterator[tuple[int, int, float]]:
+    """Rank, sequence and mean of those of each dataset's documents with the largest mean relative difference."""
     sums, counts = data.sequence_sums(slot, "relative", data.kept_N)
     mean = np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
     for dataset in data.tokens.datasets:
-        mine = [i for i in np.flatnonzero(counts).tolist() if i in known and data.tokens.dataset_of(i) == dataset]
+        mine = [i for i in members if data.tokens.dataset_of(i) == dataset]
         for rank, i in enumerate(sorted(mine, key=lambda i: (-mean[i], i))[:n]):
             yield rank, i, float(mean[i])
 

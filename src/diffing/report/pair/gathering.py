@@ -48,7 +48,7 @@ def gather(
     variant: str,
     left_out: Collection[Path] = (),
     preferred: Sequence[Result] = (),
-    sources: tuple[str, str] | None = None,
+    sources: tuple[str | None, str | None] | None = None,
 ) -> PairResults:
     """The newest readable result of each method, of the pair that was asked for or else looked at last.
 
